@@ -1,0 +1,304 @@
+"""Gradient and Hessian of the deviance, written out from the structure.
+
+A cell's yield is ``F * G * h``: factors F that act on its row, factors G that act on it alone, and h = nominal + shift.
+With the logarithmic derivatives u of the factors, every first and second derivative of the yields is a product of numbers
+that the value has computed already, so the gradient costs about one more evaluation and the Hessian three small matrix
+products. Automatic differentiation of the plain functions would give the same numbers, at many times the price.
+
+The functions here carry rules that hand any further differentiation to the plain functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, shift_basis
+from ._likelihood import Likelihood, Walls, deviance, main_deviance, poisson_deviance, tiny
+from ._segments import product, take
+
+
+class _Pieces(NamedTuple):
+    """What value, gradient and Hessian share. Shapes as in ``Structure``."""
+
+    params: Array  # factors that are zero replaced by a tiny number
+    inverse: Array  # 1 / parameter for parameters that multiply yields directly, else 0
+    first: Array  # per entry: d log(factor)
+    second: Array  # per entry: d2(factor) / factor
+    basis: Basis
+    scale: Array  # per cell: F * G, zero where the cell is clipped
+    cells: Array  # per cell: yield, zero where clipped (for derivatives)
+    bins: Array  # expected yields, zero where only the tiny number is left
+    slope: Array  # per bin: d(deviance) / d(bin)
+    curvature: Array  # per bin: d2(deviance) / d(bin)2
+
+
+def _pieces(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> _Pieces:
+    s, d = likelihood.structure, likelihood.structure.derived
+    small = tiny(likelihood.dtype)
+    params = jnp.where(d.is_factor, away_from_zero(params, small), params)
+    inverse = jnp.where(d.is_factor, 1.0 / jnp.where(d.is_factor, params, 1.0), 0.0)
+
+    rows = product(take(params, s.row_factors, 1.0))
+    first = second = jnp.zeros(s.entry_params.shape, params.dtype)
+    if s.n_entries:
+        alpha = take(params, s.entry_params, 0.0)
+        pieces = factor(s.normsys, alpha, likelihood.factors)
+        first, second = factor_derivatives(s.normsys, alpha, likelihood.factors, small)
+        polynomial = product(away_from_zero(pieces.polynomial, small))
+        exponent = pieces.exponent.sum(0)
+        rows = rows * product(take(polynomial, s.row_chunks, 1.0))
+        rows = rows * jnp.exp(take(exponent, s.row_chunks, 0.0).sum(0))
+    scale = rows[s.cell_rows] * product(take(params, s.cell_factors, 1.0))
+
+    basis = shift_basis(s.histosys, params[s.shift_params])
+    height = likelihood.nominal
+    if s.n_shifts:
+        weights = jnp.concatenate([basis.p, basis.q])
+        height = height + weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
+    cells = scale * height
+    if s.clip_sample is None:
+        bins = d.bins(cells)
+    else:
+        bins = d.bins(jnp.maximum(cells, s.clip_sample))
+        moves = cells > s.clip_sample
+        cells, scale = jnp.where(moves, cells, 0.0), jnp.where(moves, scale, 0.0)
+    if s.clip_bin is not None:
+        moves = bins > s.clip_bin
+        bins = jnp.maximum(bins, s.clip_bin)
+        cells, scale = jnp.where(moves[s.cell_bins], cells, 0.0), jnp.where(moves[s.cell_bins], scale, 0.0)
+    bins = jnp.where(jnp.abs(bins) < 1e6 * small, 0.0, bins)
+
+    n = data[: s.n_bins]
+    some = (n > 0) & (bins > 0)
+    safe = jnp.where(some, bins, 1.0)
+    slope = jnp.where(some, bins - n, 1.0) / safe
+    curvature = jnp.where(some, n, 0.0) / (safe * safe)
+    if walls is not None:
+        push = walls.push(bins)
+        slope = jnp.where(n > 0, slope, 1.0 - push)
+        curvature = jnp.where(n > 0, curvature, jnp.where(push > 0, walls.stiffness, 0.0))
+    return _Pieces(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
+
+
+class _Sums(NamedTuple):
+    """Sums over the bins that gradient and Hessian share."""
+
+    rows: Array  # per row: sum of slope * yield
+    cells: Array  # per cell: slope * yield
+    shifts: Array  # (2, n_shifts): slope * scale summed against the odd and even shifts
+
+
+def _sums(likelihood: Likelihood, p: _Pieces) -> _Sums:
+    s, d = likelihood.structure, likelihood.structure.derived
+    slope = p.slope[s.cell_bins]
+    cells = slope * p.cells
+    shifts = jnp.zeros((2, s.n_shifts), cells.dtype)
+    if s.n_shifts:
+        matrix = likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
+        shifts = (matrix @ (slope * p.scale)).reshape(2, s.n_shifts)
+    return _Sums(d.rows(cells), cells, shifts)
+
+
+def _constraint_gradient(likelihood: Likelihood, p: _Pieces, data: Array) -> tuple[Array, Array]:
+    """First derivative and curvature of the constraint terms by parameter, each of shape (n_params,)."""
+    s, d = likelihood.structure, likelihood.structure.derived
+    aux = data[s.n_bins :]
+    precision = 1.0 / (likelihood.widths * likelihood.widths)
+    weight = take(precision, d.normal_of_param, 0.0)
+    gradient = (p.params - take(aux[s.normal_aux], d.normal_of_param, 0.0)) * weight
+    if len(s.poisson_params) == 0:
+        return gradient, weight
+    tau = take(likelihood.tau, d.poisson_of_param, 0.0)
+    pull = take(aux[s.poisson_aux], d.poisson_of_param, 0.0) * p.inverse
+    return gradient + tau - pull, weight + pull * p.inverse
+
+
+def _value(likelihood: Likelihood, p: _Pieces, data: Array, walls: Walls | None) -> Array:
+    s = likelihood.structure
+    aux = data[s.n_bins :]
+    main = main_deviance(data[: s.n_bins], p.bins, walls).sum()
+    pull = (aux[s.normal_aux] - p.params[s.normal_params]) / likelihood.widths
+    gammas = poisson_deviance(aux[s.poisson_aux], likelihood.tau * p.params[s.poisson_params])
+    return main + 0.5 * (pull * pull).sum() + gammas.sum()
+
+
+def _gradient(likelihood: Likelihood, p: _Pieces, sums: _Sums, constraint: Array) -> Array:
+    s, d = likelihood.structure, likelihood.structure.derived
+    parts = [sums.rows, sums.cells]
+    if s.n_entries:
+        parts.append((p.first * sums.rows[s.chunk_rows]).reshape(-1))
+    if s.n_shifts:
+        parts.append(p.basis.dp * sums.shifts[0] + p.basis.dq * sums.shifts[1])
+    total = d.params(jnp.concatenate(parts))
+    return jnp.where(d.is_factor, p.inverse, 1.0) * total + constraint
+
+
+def _value_and_gradient(
+    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None
+) -> tuple[Array, Array]:
+    p = _pieces(likelihood, params, data, walls)
+    constraint, _ = _constraint_gradient(likelihood, p, data)
+    return _value(likelihood, p, data, walls), _gradient(likelihood, p, _sums(likelihood, p), constraint)
+
+
+def _hessian(
+    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None
+) -> tuple[Array, Array]:
+    """Second derivatives of the deviance, and their positive semidefinite part, each of shape (n_params, n_params).
+
+    The second is ``J^T diag(n / nu^2) J`` plus the constraints (Gauss and Newton's matrix): what is left when the second
+    derivatives of the yields are dropped.
+    """
+    s, d = likelihood.structure, likelihood.structure.derived
+    n = s.n_params
+    p = _pieces(likelihood, params, data, walls)
+    sums = _sums(likelihood, p)
+    _, curvature = _constraint_gradient(likelihood, p, data)
+
+    # Logarithmic derivative of each row's factor with respect to each parameter: (n_rows, n_params).
+    log_rows = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), d.row_log_derivatives, 0.0)
+    # Cells spread over (bins, then gammas) x rows: yields for the bins, slope * yield for the gammas.
+    n_gammas = len(d.gammas)
+    spread = jnp.concatenate(
+        [
+            take(p.cells, d.cell_by_row[: s.n_bins], 0.0),
+            take(sums.cells, d.cell_by_row[s.n_bins :], 0.0),
+        ]
+    )
+    by_owner = spread @ log_rows
+    shift_rows = jnp.zeros((s.n_rows, n), params.dtype)
+    if s.n_shifts:
+        # Derivative of each cell through its shift, transposed so that sums over cells copy whole rows.
+        moved = likelihood.shifts[0] * p.basis.dp[:, None] + likelihood.shifts[1] * p.basis.dq[:, None]
+        moved = moved.T * p.scale[:, None]
+        weighted = moved * p.slope[s.cell_bins][:, None]
+        by_shift = jnp.concatenate([d.bins(moved), d.gamma_cells(weighted), d.rows(weighted)])
+        spread_out = jnp.concatenate([by_shift, jnp.zeros((by_shift.shape[0], 1), by_shift.dtype)], 1)
+        by_shift = spread_out[:, d.shift_of_param]
+        by_owner = by_owner + by_shift[: s.n_bins + n_gammas]
+        shift_rows = by_shift[s.n_bins + n_gammas :]
+    jacobian, mixed = by_owner[: s.n_bins], by_owner[s.n_bins :]
+    if n_gammas:
+        pairs = d.pair_cells(p.cells) * p.inverse[d.pair_params]
+        jacobian = jacobian.at[d.pair_bins, d.pair_params].add(pairs, unique_indices=True)
+
+    squares = jacobian.T @ (p.curvature[:, None] * jacobian) + jnp.diag(curvature)
+    half = log_rows.T @ (0.5 * sums.rows[:, None] * log_rows + shift_rows)
+    if n_gammas:
+        mixed = mixed * p.inverse[d.gammas][:, None]
+        mixed = jnp.concatenate([mixed, jnp.zeros((1, n), mixed.dtype)])
+        half = half + mixed[d.gamma_of_param]
+        if len(d.double):
+            cell, one, other = d.double.T
+            values = 0.5 * sums.cells[cell] * p.inverse[one] * p.inverse[other]
+            half = half.at[one, other].add(values)
+    # The products above put u * u on the diagonal, where a factor's own second derivative belongs.
+    diagonal = _second_derivatives(likelihood, p, sums) + 2.0 * (log_rows * shift_rows).sum(0)
+    return squares + jnp.where(jnp.eye(n, dtype=bool), diagonal, half + half.T), squares
+
+
+def _second_derivatives(likelihood: Likelihood, p: _Pieces, sums: _Sums) -> Array:
+    """Each parameter's own second derivative of the yields, summed with the bins' slopes: (n_params,)."""
+    s, d = likelihood.structure, likelihood.structure.derived
+    parts = [jnp.zeros_like(sums.rows), jnp.zeros_like(sums.cells)]
+    if s.n_entries:
+        parts.append((p.second * sums.rows[s.chunk_rows]).reshape(-1))
+    if s.n_shifts:
+        parts.append(p.basis.d2p * sums.shifts[0] + p.basis.d2q * sums.shifts[1])
+    return d.params(jnp.concatenate(parts))
+
+
+def curvatures(
+    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None
+) -> tuple[Array, Array]:
+    """Exact Hessian and its positive semidefinite part, for the minimizer; not to be differentiated."""
+    return _hessian(likelihood, params, data, walls)
+
+
+# The rules below give the written-out derivatives to JAX. A derivative of theirs (third order, or with respect to the
+# arrays) falls back on the plain functions, which are right for every input, a zero factor included.
+
+
+def _plain_gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> Array:
+    return jax.grad(deviance, argnums=1)(likelihood, params, data, walls)
+
+
+def _plain_hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> Array:
+    return jax.jacfwd(_plain_gradient, argnums=1)(likelihood, params, data, walls)
+
+
+@jax.custom_jvp
+def gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+    """d(deviance) / d(params), shape (n_params,)."""
+    return _value_and_gradient(likelihood, params, data, walls)[1]
+
+
+@gradient.defjvp
+def _gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return gradient(*primals), jax.jvp(_plain_gradient, primals, tangents)[1]
+
+
+@jax.custom_jvp
+def hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+    """d2(deviance) / d(params)2, shape (n_params, n_params)."""
+    return _hessian(likelihood, params, data, walls)[0]
+
+
+@hessian.defjvp
+def _hessian_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return hessian(*primals), jax.jvp(_plain_hessian, primals, tangents)[1]
+
+
+@jax.custom_jvp
+def value_and_gradient(
+    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None
+) -> tuple[Array, Array]:
+    """The deviance and its gradient with respect to the parameters, in one pass."""
+    return _value_and_gradient(likelihood, params, data, walls)
+
+
+@value_and_gradient.defjvp
+def _value_and_gradient_jvp(primals: Any, tangents: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    value = jax.jvp(deviance, primals, tangents)[1]
+    return value_and_gradient(*primals), (value, jax.jvp(_plain_gradient, primals, tangents)[1])
+
+
+@jax.custom_jvp
+def fast_deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+    """The deviance, with the written-out gradient as its derivative with respect to the parameters."""
+    return deviance(likelihood, params, data, walls)
+
+
+def _deviance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    likelihood, params, data, walls = primals
+    d_likelihood, d_params, *d_others = tangents
+    if _still(d_params):
+        return jax.jvp(deviance, primals, _filled(tangents))
+    value, slope = value_and_gradient(likelihood, params, data, walls)
+    tangent = (slope * d_params).sum()
+    if not _still((d_likelihood, d_others)):
+        rest = _filled((d_likelihood, *d_others))
+        tangent = tangent + jax.jvp(lambda x, *z: deviance(x, params, *z), (likelihood, data, walls), rest)[1]
+    return value, tangent
+
+
+fast_deviance.defjvp(_deviance_jvp, symbolic_zeros=True)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)
+
+
+def _still(tangents: Any) -> bool:
+    """Whether nothing in a tree of tangents moves."""
+    return all(_is_zero(leaf) for leaf in jax.tree.leaves(tangents, is_leaf=_is_zero))
+
+
+def _filled(tangents: Any) -> Any:
+    """The tangents with zeros written out."""
+    return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype) if _is_zero(t) else t, tangents, is_leaf=_is_zero)

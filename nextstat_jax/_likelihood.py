@@ -1,0 +1,212 @@
+"""The likelihood: a pytree of arrays with a static structure, and pure functions of it.
+
+Everything here is plain JAX, differentiable to any order. The derivatives that fits need are written out from the
+structure in ``_derivatives.py``; both are tested against each other.
+
+References:
+    CERN-OPEN-2012-016, equations 1 to 6 (HistFactory).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import gammaln
+
+from ._interpolation import factor, shift_basis
+from ._segments import product, take
+from ._structure import Structure
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Likelihood:
+    """The arrays of a binned likelihood. All leaves are floating point, so that gradients have the same form.
+
+    Attributes:
+        nominal: Yields, shape (n_cells,).
+        shifts: Odd and even part of every histosys, shape (2, n_shifts, n_cells).
+        factors: Numbers behind the normsys entries, shape (8, length, n_chunks).
+        widths: Standard deviations of the normal constraints, shape (n_normal,).
+        tau: Expected auxiliary counts per unit of the parameter, shape (n_poisson,).
+        observed: Main and auxiliary data, shape (n_bins + n_aux,).
+        uncertainties: Absolute uncertainties behind staterror and shapesys constraints. The likelihood does not read
+            them; ``with_templates`` makes ``widths`` and ``tau`` from them.
+        init: Initial parameters, shape (n_params,).
+        lower: Lower bounds, shape (n_params,).
+        upper: Upper bounds, shape (n_params,).
+        frozen: 1 where a parameter cannot move, else 0, shape (n_params,).
+        structure: The static index tables.
+    """
+
+    nominal: Array
+    shifts: Array
+    factors: Array
+    widths: Array
+    tau: Array
+    observed: Array
+    uncertainties: Array
+    init: Array
+    lower: Array
+    upper: Array
+    frozen: Array
+    structure: Structure = field(metadata={"static": True})
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating-point type of the arrays."""
+        return np.dtype(self.nominal.dtype)
+
+
+class Rates(NamedTuple):
+    """Expected yields in pieces: per cell ``factor * (nominal + shift)``, and summed per bin."""
+
+    cells: Array
+    bins: Array
+
+
+def rates(likelihood: Likelihood, params: Array) -> Rates:
+    """Expected yields of the main measurement.
+
+    Args:
+        likelihood: The arrays.
+        params: Shape (n_params,).
+
+    Returns:
+        Yields per cell, shape (n_cells,), and per bin, shape (n_bins,).
+    """
+    s = likelihood.structure
+    cells = row_factors(likelihood, params)[s.cell_rows] * cell_factors(s, params)
+    cells = cells * (likelihood.nominal + shift(likelihood, params))
+    if s.clip_sample is not None:
+        cells = jnp.maximum(cells, s.clip_sample)
+    bins = s.derived.bins(cells)
+    if s.clip_bin is not None:
+        bins = jnp.maximum(bins, s.clip_bin)
+    return Rates(cells, bins)
+
+
+def shift(likelihood: Likelihood, params: Array) -> Array:
+    """What the histosys modifiers add to each cell, shape (n_cells,)."""
+    s = likelihood.structure
+    if s.n_shifts == 0:
+        return jnp.zeros_like(likelihood.nominal)
+    basis = shift_basis(s.histosys, params[s.shift_params])
+    weights = jnp.concatenate([basis.p, basis.q])
+    return weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
+
+
+def row_factors(likelihood: Likelihood, params: Array) -> Array:
+    """What multiplies each row: normfactors, luminosity and interpolated factors, shape (n_rows,)."""
+    s = likelihood.structure
+    direct = product(take(params, s.row_factors, 1.0))
+    if s.n_entries == 0:
+        return direct
+    pieces = factor(s.normsys, take(params, s.entry_params, 0.0), likelihood.factors)
+    polynomial = product(take(product(pieces.polynomial), s.row_chunks, 1.0))
+    exponent = take(pieces.exponent.sum(0), s.row_chunks, 0.0).sum(0)
+    return direct * polynomial * jnp.exp(exponent)
+
+
+def cell_factors(s: Structure, params: Array) -> Array:
+    """What multiplies each cell: the gammas, shape (n_cells,)."""
+    return product(take(params, s.cell_factors, 1.0))
+
+
+def expected_aux(likelihood: Likelihood, params: Array) -> Array:
+    """Expected auxiliary data in pyhf's order, shape (n_aux,)."""
+    s = likelihood.structure
+    result = jnp.zeros((s.n_aux,), params.dtype)
+    result = result.at[s.normal_aux].set(params[s.normal_params])
+    return result.at[s.poisson_aux].set(params[s.poisson_params] * likelihood.tau)
+
+
+def expected(likelihood: Likelihood, params: Array) -> Array:
+    """Expected main and auxiliary data, shape (n_bins + n_aux,)."""
+    return jnp.concatenate([rates(likelihood, params).bins, expected_aux(likelihood, params)])
+
+
+def tiny(dtype: np.dtype) -> float:
+    """A factor below this counts as zero. Its square must not underflow, nor its inverse's square overflow."""
+    return 1e-30 if dtype == np.float64 else 1e-15
+
+
+def poisson_deviance(n: Array, nu: Array) -> Array:
+    """``nu - n + n log(n / nu)`` with its limits, +inf outside the domain, and finite derivatives everywhere.
+
+    Written as ``n (x - log(1 + x))`` with ``x = (nu - n) / n``, its rounding error is that of ``nu - n``: two nearby
+    points can be compared even in single precision, where ``-log Pois(n | nu)`` would cancel.
+    """
+    both = (nu > 0) & (n > 0)
+    safe_n = jnp.where(both, n, 1.0)
+    x = jnp.where(both, nu - n, 0.0) / safe_n
+    value = jnp.where(both, safe_n * (x - jnp.log1p(x)), nu)
+    return jnp.where(both | ((nu >= 0) & (n <= 0)), value, jnp.inf)
+
+
+class Walls(NamedTuple):
+    """How a fit treats bins without counts, each of shape (n_bins,).
+
+    Such a bin contributes ``nu``, which falls as the rate falls and ends in a wall at ``nu = 0``: the minimum may lie on it.
+    A fit walks through the wall and is led back by an augmented Lagrangian,
+    ``nu + (t^2 - z^2) / (2 c)`` with ``t = max(z - c (nu - margin), 0)``, which equals ``nu`` away from the wall and at the
+    constrained minimum once the multiplier z has converged.
+
+    Attributes:
+        multipliers: z.
+        stiffness: c.
+        margin: How far from 0 the rate is kept, so that the minimum is a valid point.
+    """
+
+    multipliers: Array
+    stiffness: Array
+    margin: Array
+
+    def push(self, nu: Array) -> Array:
+        """t: by how much the wall lowers the slope of the bin."""
+        return jnp.maximum(self.multipliers - self.stiffness * (nu - self.margin), 0.0)
+
+
+def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:
+    """Deviance of each bin, shape (n_bins,)."""
+    value = poisson_deviance(n, nu)
+    if walls is None:
+        return value
+    push = walls.push(nu)
+    pushed = nu + (push * push - walls.multipliers * walls.multipliers) / (2.0 * walls.stiffness)
+    return jnp.where(n > 0, value, pushed)
+
+
+def deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+    """NLL less its value for a model that predicts the data exactly: what fits minimize.
+
+    Args:
+        likelihood: The arrays.
+        params: Shape (n_params,).
+        data: Main and auxiliary data, shape (n_bins + n_aux,).
+        walls: How bins without counts are treated near and beyond rate 0; None for the deviance itself.
+
+    Returns:
+        Scalar, not negative. +inf where a bin's rate is negative, or zero with counts.
+    """
+    s = likelihood.structure
+    aux = data[s.n_bins :]
+    main = main_deviance(data[: s.n_bins], rates(likelihood, params).bins, walls).sum()
+    pull = (aux[s.normal_aux] - params[s.normal_params]) / likelihood.widths
+    gammas = poisson_deviance(aux[s.poisson_aux], likelihood.tau * params[s.poisson_params])
+    return main + 0.5 * (pull * pull).sum() + gammas.sum()
+
+
+def saturated(likelihood: Likelihood, data: Array) -> Array:
+    """NLL of a model that predicts the data exactly: ``nll = deviance + saturated``. Scalar."""
+    s = likelihood.structure
+    counts = jnp.concatenate([data[: s.n_bins], data[s.n_bins :][s.poisson_aux]])
+    some = counts > 0
+    safe = jnp.where(some, counts, 1.0)
+    poisson = jnp.where(some, safe - safe * jnp.log(safe), 0.0) + gammaln(counts + 1.0)
+    return poisson.sum() + (jnp.log(likelihood.widths) + 0.5 * np.log(2.0 * np.pi)).sum()

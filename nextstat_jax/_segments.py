@@ -1,0 +1,91 @@
+"""Sums and products over static, irregular groups, as padded gathers.
+
+XLA turns a scatter-add on a CPU into a serial loop; a gather with padding fuses with what produces and what consumes
+it. A group much larger than the others would make the padding expensive, so long groups are cut into chunks that are
+reduced in a second, small step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def pad(groups: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    """The groups as columns of one array of shape ``(longest, n_groups)``, short ones padded with ``fill``."""
+    longest = max((len(group) for group in groups), default=0)
+    table = np.full((longest, len(groups)), fill, dtype=np.int32)
+    for column, group in enumerate(groups):
+        table[: len(group), column] = group
+    return table
+
+
+def chunked(groups: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Cuts groups into chunks of the length that pads least.
+
+    Returns:
+        The chunks (members), and for each group the indices of its chunks.
+    """
+    sizes = np.array([len(group) for group in groups] or [0])
+    longest = max(int(sizes.max()), 1)
+
+    def cost(length: int) -> float:
+        pieces = -(-sizes // length)
+        # The second step reads every chunk once more, padded to the group with the most chunks.
+        return float(length * pieces.sum() + (int(pieces.max()) * len(sizes) if pieces.max() > 1 else 0))
+
+    length = min((n for n in range(1, longest + 1) if n == longest or longest // n <= 64), key=cost)
+    chunks: list[list[int]] = []
+    owners: list[list[int]] = []
+    for group in groups:
+        first = len(chunks)
+        chunks.extend(list(group[i : i + length]) for i in range(0, len(group), length))
+        owners.append(list(range(first, len(chunks))))
+    return chunks, owners
+
+
+def take(x: Array, index: np.ndarray, fill: float) -> Array:
+    """``x[index]`` along the first axis, with ``fill`` where the index lies beyond the end."""
+    if x.shape[0] == 0:
+        return jnp.full((*index.shape, *x.shape[1:]), fill, x.dtype)
+    return x.at[index].get(mode="fill", fill_value=fill)
+
+
+class GroupSum:
+    """Sum over groups of the first axis of an array.
+
+    Args:
+        groups: For each output, the indices of its members in the input. They are static.
+        n_inputs: Length of the input's first axis.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], n_inputs: int) -> None:
+        chunks, owners = chunked(groups)
+        self.n_groups = len(groups)
+        self.first = pad(chunks, n_inputs)
+        self.second = None if all(len(owner) <= 1 for owner in owners) else pad(owners, len(chunks))
+        if self.second is None:
+            # One chunk a group at most: groups without members need their (empty) column back.
+            self.first = pad(groups, n_inputs)
+
+    def __call__(self, x: Array) -> Array:
+        """The sums, shape ``(n_groups, *x.shape[1:])``."""
+        if self.first.shape[0] == 0:
+            return jnp.zeros((self.n_groups, *x.shape[1:]), x.dtype)
+        total = take(x, self.first, 0.0).sum(0)
+        return total if self.second is None else take(total, self.second, 0.0).sum(0)
+
+    def tables(self) -> list[np.ndarray]:
+        """The index tables, which decide equality of two structures."""
+        return [self.first] if self.second is None else [self.first, self.second]
+
+
+def product(x: Array) -> Array:
+    """Product over the first axis, unrolled: its derivative is exact at zeros and costs one pass."""
+    result = jnp.ones(x.shape[1:], x.dtype)
+    for k in range(x.shape[0]):
+        result = x[k] if k == 0 else result * x[k]
+    return result

@@ -1,0 +1,209 @@
+"""Differentiable losses of a signal histogram: what a training loop calls.
+
+A session is a model with the name of the sample that a histogram replaces. Everything else that follows from the
+histogram (constraint widths, Asimov data) follows differentiably.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from ._errors import ModelError
+from ._model import HistFactoryModel, as_data, concrete
+from ._profile import q0, qmu_tilde, safe_sqrt
+
+Histogram = Any
+_EPS = 1e-12
+
+
+class Session(eqx.Module):
+    """A model and the sample whose yields a loss replaces.
+
+    Attributes:
+        model: The model.
+        sample: Name of the sample.
+        data: Data of the test, shape (n_data,), or None: then ``data_kind`` says which.
+        data_kind: ``"observed"`` (the model's), ``"asimov"`` (expected at mu = 1 with the given histogram) or ``"given"``.
+    """
+
+    model: HistFactoryModel
+    data: Array | None
+    sample: str = eqx.field(static=True)
+    data_kind: str = eqx.field(static=True)
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the histogram: bins of all channels where the sample appears."""
+        return self.model.template(self.sample).shape[0]
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters of the model."""
+        return self.model.n_params
+
+    def model_with(self, signal_histogram: Histogram) -> HistFactoryModel:
+        """The model with the histogram in place of the sample, or with all templates of a mapping."""
+        templates = signal_histogram
+        if not isinstance(templates, Mapping):
+            templates = {self.sample: templates}
+        for key, value in templates.items():
+            _check_yields(key, value)
+        return self.model.with_templates(templates)
+
+    def data_of(self, model: HistFactoryModel) -> Array | None:
+        """The data of the test for a model that ``model_with`` made."""
+        return model.asimov_data(mu=1.0) if self.data_kind == "asimov" else self.data
+
+
+def _check_yields(key: Any, value: Any) -> None:
+    if concrete(value) and not isinstance(value, list | tuple):
+        values = np.asarray(value)
+        if not np.isfinite(values).all():
+            raise ModelError(f"template {key!r} holds a number that is not finite")
+
+
+def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
+    """A session for ``nll_loss`` and the profiled losses.
+
+    Args:
+        model: The model.
+        sample: Name of the sample whose yields the losses replace.
+        data: None or ``"observed"``: the model's data; ``"asimov"``: what the templates themselves predict at mu = 1, made
+            anew for each histogram; or an array of shape (n_data,) or (n_bins,).
+
+    Raises:
+        ModelError: If there is no such sample, or data of a wrong shape.
+    """
+    model.template(sample)
+    if data is None or isinstance(data, str):
+        if data not in (None, "observed", "asimov"):
+            raise ModelError(f"data={data!r}: expected 'observed', 'asimov' or an array")
+        return Session(model, None, sample, data or "observed")
+    return Session(model, as_data(model, data), sample, "given")
+
+
+def create_profiled_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
+    """A session for the profiled losses: as ``create_session``, for a model with a parameter of interest."""
+    model.require_poi()
+    return create_session(model, sample, data)
+
+
+def nll_loss(signal_histogram: Histogram, session: Session, params: Any = None) -> Float[Array, ""]:
+    """NLL at given parameters, with the histogram in place of the session's sample.
+
+    Args:
+        signal_histogram: Yields, shape (session.n_bins,), or a mapping of templates as ``with_templates`` takes it.
+        session: From ``create_session``.
+        params: Shape (n_params,); the initial parameters by default.
+    """
+    model = session.model_with(signal_histogram)
+    return model.nll(model.likelihood.init if params is None else params, session.data_of(model))
+
+
+def profiled_q0_loss(signal_histogram: Histogram, session: Session) -> Float[Array, ""]:
+    """``q0`` with the histogram in place of the session's sample and everything else profiled.
+
+    Args:
+        signal_histogram: As in ``nll_loss``.
+        session: From ``create_profiled_session``.
+
+    References:
+        arXiv:1007.1727, equation 12.
+    """
+    model = session.model_with(signal_histogram)
+    return q0(model, session.data_of(model))
+
+
+def profiled_z0_loss(signal_histogram: Histogram, session: Session, eps: float = _EPS) -> Float[Array, ""]:
+    """``sqrt(q0 + eps)``: the discovery significance, with a gradient that stays finite at q0 = 0."""
+    return _root(profiled_q0_loss(signal_histogram, session), eps)
+
+
+def profiled_qmu_loss(signal_histogram: Histogram, session: Session, mu: Any = 1.0) -> Float[Array, ""]:
+    """``qmu_tilde`` at ``mu``; arguments as in ``profiled_q0_loss``.
+
+    References:
+        arXiv:1007.1727, equation 16.
+    """
+    model = session.model_with(signal_histogram)
+    return qmu_tilde(model, mu, session.data_of(model))
+
+
+def profiled_zmu_loss(
+    signal_histogram: Histogram, session: Session, mu: Any = 1.0, eps: float = _EPS
+) -> Float[Array, ""]:
+    """``sqrt(qmu_tilde + eps)``: by how many standard deviations ``mu`` is excluded."""
+    return _root(profiled_qmu_loss(signal_histogram, session, mu), eps)
+
+
+def _root(q: Array, eps: float) -> Array:
+    return safe_sqrt(q) if eps == 0 else jnp.sqrt(q + jnp.asarray(eps, q.dtype))
+
+
+class SignificanceLoss(eqx.Module):
+    """``-Z0`` of a signal histogram: a loss to minimize in place of cross-entropy.
+
+    Called with a histogram of shape (n_bins,), or with a mapping of templates so that backgrounds and systematic variations
+    may depend on the network as well. Works under ``jit``, ``grad`` and ``vmap``.
+
+    Args:
+        model: The model.
+        sample: Name of the signal sample.
+        data: As in ``create_session``; ``"asimov"`` trains the expected significance of what the network predicts.
+        negate: Whether to return ``-Z0`` (to minimize) or ``Z0``.
+        eps: Added to q0 inside the root, so that the gradient at q0 = 0 is finite.
+
+    Attributes:
+        session: The session behind the loss.
+    """
+
+    session: Session
+    negate: bool = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        model: HistFactoryModel,
+        sample: str = "signal",
+        data: Any = None,
+        *,
+        negate: bool = True,
+        eps: float = _EPS,
+    ) -> None:
+        if not (isinstance(eps, int | float) and eps >= 0):
+            raise ModelError(f"eps={eps!r}: expected a number that is not negative")
+        self.session = create_profiled_session(model, sample, data)
+        self.negate = negate
+        self.eps = eps
+
+    @property
+    def n_bins(self) -> int:
+        """Length of the histogram."""
+        return self.session.n_bins
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters of the model."""
+        return self.session.n_params
+
+    def __call__(self, signal_histogram: Histogram) -> Float[Array, ""]:
+        """The loss, a scalar."""
+        z = self.z0(signal_histogram)
+        return -z if self.negate else z
+
+    def q0(self, signal_histogram: Histogram) -> Float[Array, ""]:
+        """The test statistic behind the loss."""
+        return profiled_q0_loss(signal_histogram, self.session)
+
+    def z0(self, signal_histogram: Histogram) -> Float[Array, ""]:
+        """The discovery significance."""
+        return profiled_z0_loss(signal_histogram, self.session, self.eps)
+
+

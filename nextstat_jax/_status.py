@@ -1,0 +1,32 @@
+"""How a minimization ended: a code that survives jit and vmap, and a sentence for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+CONVERGED = 0
+RUNNING = 1
+STEP_LIMIT = 2
+STALLED = 3
+INVALID_START = 4
+
+_MESSAGES = {
+    CONVERGED: "converged",
+    RUNNING: "not finished: the minimizer was interrupted",
+    STEP_LIMIT: "not converged: the step limit was reached; start nearer to the minimum or fix parameters that the data "
+    "do not constrain",
+    STALLED: "not converged: no step lowers the objective although its gradient is not zero; the minimum may lie on a kink "
+    "of the interpolation (code0, code1 and code2 have them) or next to a negative rate",
+    INVALID_START: "not started: the objective is not finite at the starting point; give another one",
+}
+
+
+def message(code: Any) -> str:
+    """The sentence for a status code; for an array of codes, one sentence with the counts."""
+    codes = np.atleast_1d(np.asarray(code))
+    kinds, counts = np.unique(codes, return_counts=True)
+    if len(codes) == 1:
+        return _MESSAGES[int(kinds[0])]
+    return "; ".join(f"{count} of {codes.size}: {_MESSAGES[int(k)]}" for k, count in zip(kinds, counts, strict=True))

@@ -1,0 +1,199 @@
+"""Replacing yields, shifts and uncertainties in a likelihood without building it again.
+
+What follows from the replaced numbers (staterror widths, shapesys counts, which bins lost their uncertainty) follows here
+too, differentiably, so that the result equals the likelihood of a workspace edited in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.ops import segment_sum
+
+from ._compile import Names
+from ._errors import ModelError
+from ._interpolation import factor_coefficients
+from ._likelihood import Likelihood
+from ._modifiers import shapesys, staterror
+
+Key = str | tuple[str, ...]
+
+
+def with_templates(
+    likelihood: Likelihood, names: Names, templates: Mapping[Key, Any], variations: str = "absolute"
+) -> Likelihood:
+    """The likelihood with replaced templates; see ``HistFactoryModel.with_templates``."""
+    if variations not in ("absolute", "relative"):
+        raise ModelError(f"variations={variations!r}: expected 'absolute' or 'relative'")
+    targets = {key: _target(names, key) for key in templates}
+    values = {key: _value(likelihood, key, templates[key], targets[key]) for key in templates}
+    shared = [key for kind in _Target.KINDS for key in targets if targets[key].kind == kind]
+
+    nominal, uncertainties, factors = likelihood.nominal, likelihood.uncertainties, likelihood.factors
+    for key in shared:
+        place = targets[key].places
+        if targets[key].kind == "nominal":
+            nominal = nominal.at[place].set(values[key])
+        elif targets[key].kind == "uncertainty":
+            uncertainties = uncertainties.at[place].set(values[key])
+    shifts = likelihood.shifts
+    if variations == "relative":
+        known = likelihood.nominal != 0
+        # A yield of zero has no relative variation: its shift keeps the absolute size.
+        shifts = shifts * jnp.where(known, nominal / jnp.where(known, likelihood.nominal, 1.0), 1.0)
+    for key in shared:
+        target = targets[key]
+        if target.kind in ("hi", "lo"):
+            shifts = _with_variation(shifts, nominal, target, values[key])
+        elif target.kind in ("factor hi", "factor lo"):
+            factors = _with_factor(factors, target, values[key])
+    changed = replace(likelihood, nominal=nominal, shifts=shifts, factors=factors, uncertainties=uncertainties)
+    return _follow(changed, names, targets)
+
+
+class _Target:
+    """Where a template goes: its kind, and its places in the array of that kind."""
+
+    KINDS = ("nominal", "uncertainty", "hi", "lo", "factor hi", "factor lo")
+
+    def __init__(self, kind: str, places: Any, shift: int = -1) -> None:
+        self.kind, self.shift = kind, shift
+        self.places = np.asarray(places, dtype=np.int32)
+
+
+def first_cells(names: Names) -> list[int]:
+    """First cell of each row."""
+    bins = dict(zip(names.channels, names.channel_bins, strict=True))
+    return np.cumsum([0, *(bins[channel] for channel, _ in names.rows)]).tolist()
+
+
+def _target(names: Names, key: Key) -> _Target:
+    """Finds what a key names; every error lists what there is."""
+    if isinstance(key, str):
+        return _Target("nominal", _cells_of(names, _rows_of(names, key)))
+    if not (isinstance(key, tuple) and 2 <= len(key) <= 4 and all(isinstance(part, str) for part in key)):
+        raise ModelError(f"template key {key!r}: expected a sample, (sample, channel), (sample, 'stat') or "
+                         "(sample, modifier, 'hi' | 'lo' | 'uncertainty'), each with an optional channel after the sample")
+    sample, *rest = key
+    channel = rest.pop(0) if rest[0] in names.channels and len(key) != 3 or (
+        len(key) == 3 and rest[0] in names.channels and rest[1] == "stat") else None
+    rows = _rows_of(names, sample, channel)
+    if not rest:
+        return _Target("nominal", _cells_of(names, rows))
+    if rest == ["stat"]:
+        return _uncertainty(names, key, rows, None)
+    if len(rest) == 2 and rest[1] == "uncertainty":
+        return _uncertainty(names, key, rows, rest[0])
+    if len(rest) == 2 and rest[1] in ("hi", "lo"):
+        return _variation(names, key, rows, rest[0], rest[1])
+    raise ModelError(
+        f"template key {key!r}: {rest[0]!r} is neither a channel ({', '.join(names.channels)}) nor followed by 'hi', 'lo' "
+        "or 'uncertainty'"
+    )
+
+
+def _rows_of(names: Names, sample: str, channel: str | None = None) -> list[int]:
+    rows = [k for k, row in enumerate(names.rows) if row[1] == sample and channel in (None, row[0])]
+    if not rows:
+        where = f" in channel {channel!r}" if channel else ""
+        raise ModelError(f"there is no sample {sample!r}{where}; samples: {', '.join(names.samples)}")
+    return rows
+
+
+def _cells_of(names: Names, rows: list[int]) -> np.ndarray:
+    first = first_cells(names)
+    return np.concatenate([np.arange(first[row], first[row + 1]) for row in rows])
+
+
+def _uncertainty(names: Names, key: Key, rows: list[int], name: str | None) -> _Target:
+    bins = dict(zip(names.channels, names.channel_bins, strict=True))
+    places = [
+        np.arange(first, first + bins[names.rows[row][0]])
+        for row, kind, mine, first in names.uncertainties
+        if row in rows and (mine == name if name else kind == "staterror")
+    ]
+    if not places:
+        raise ModelError(f"template key {key!r}: that sample carries no {'modifier ' + repr(name) if name else 'staterror'}")
+    return _Target("uncertainty", np.concatenate(places))
+
+
+def _variation(names: Names, key: Key, rows: list[int], name: str, side: str) -> _Target:
+    carriers = [row for row in rows if name in names.row_shifts[row]]
+    if carriers:
+        return _Target(side, _cells_of(names, carriers), names.shifts.index(name))
+    places = [place for row, mine, place in names.entries if row in rows and mine == name]
+    if places:
+        return _Target(f"factor {side}", places)
+    known = sorted({n for row in rows for n in names.row_shifts[row]} | {n for r, n, _ in names.entries if r in rows})
+    raise ModelError(f"template key {key!r}: that sample carries no histosys or normsys {name!r}; it has: {', '.join(known)}")
+
+
+def _value(likelihood: Likelihood, key: Key, value: Any, target: _Target) -> Array:
+    array = jnp.asarray(value, likelihood.dtype)
+    if target.kind.startswith("factor") and array.ndim == 0:
+        return jnp.broadcast_to(array, target.places.shape)
+    if array.shape != target.places.shape:
+        raise ModelError(f"template {key!r} has shape {array.shape}, expected {target.places.shape}")
+    return array
+
+
+def _with_variation(shifts: Array, nominal: Array, target: _Target, value: Array) -> Array:
+    odd, even = shifts[0, target.shift, target.places], shifts[1, target.shift, target.places]
+    up, down = even + odd, even - odd
+    given = value - nominal[target.places]
+    up, down = (given, down) if target.kind == "hi" else (up, given)
+    shifts = shifts.at[0, target.shift, target.places].set(0.5 * (up - down))
+    return shifts.at[1, target.shift, target.places].set(0.5 * (up + down))
+
+
+def _with_factor(factors: Array, target: _Target, value: Array) -> Array:
+    flat = factors.reshape(8, -1)
+    hi, lo = jnp.exp(flat[6, target.places]), jnp.exp(flat[7, target.places])
+    hi, lo = (value, lo) if target.kind == "factor hi" else (hi, value)
+    return flat.at[:, target.places].set(factor_coefficients(hi, lo, jnp)).reshape(factors.shape)
+
+
+def _follow(likelihood: Likelihood, names: Names, targets: Mapping[Key, _Target]) -> Likelihood:
+    """Recomputes constraint widths and counts whose yields or uncertainties were replaced."""
+    s = likelihood.structure
+    if s.uncertainty_cells.size == 0:
+        return likelihood
+    cells = np.concatenate([t.places for t in targets.values() if t.kind == "nominal"] or [np.zeros(0, np.int32)])
+    places = np.concatenate([t.places for t in targets.values() if t.kind == "uncertainty"] or [np.zeros(0, np.int32)])
+    touched = np.zeros(s.n_params + 1, dtype=bool)
+    touched[s.uncertainty_params[np.isin(s.uncertainty_cells, cells)]] = True
+    touched[s.uncertainty_params[places]] = True
+    set_of = np.empty(s.n_params + 1, dtype=object)
+    for name, first, n in names.sets:
+        set_of[first : first + n] = name
+    configured = set(names.configured)
+
+    def follows(parameter: int, key: str) -> bool:
+        return bool(touched[parameter]) and (set_of[parameter], key) not in configured
+
+    delta = likelihood.uncertainties
+    total = segment_sum(likelihood.nominal[s.uncertainty_cells], s.uncertainty_params, s.n_params)
+    variance = segment_sum(delta * delta, s.uncertainty_params, s.n_params)
+    width, no_width = staterror.relative_width(total, variance, jnp)
+    safe = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    counts, no_counts = shapesys.effective_counts(total, jnp.where(variance > 0, safe, 0.0), jnp)
+
+    normal = np.array([follows(p, "sigmas") for p in s.normal_params], dtype=bool)
+    poisson = np.array([follows(p, "factors") for p in s.poisson_params], dtype=bool)
+    widths = jnp.where(normal, width[s.normal_params], likelihood.widths)
+    tau = jnp.where(poisson, counts[s.poisson_params], likelihood.tau)
+    aux = np.array([follows(p, "auxdata") for p in s.poisson_params], dtype=bool)
+    at = s.n_bins + s.poisson_aux
+    observed = likelihood.observed.at[at].set(jnp.where(aux, counts[s.poisson_params], likelihood.observed[at]))
+    is_poisson = np.isin(np.arange(s.n_params), s.poisson_params)
+    degenerate = jnp.where(is_poisson, no_counts, no_width).astype(likelihood.dtype)
+    free = np.array([follows(p, "fixed") for p in range(s.n_params)], dtype=bool)
+    frozen = jnp.where(free, degenerate, likelihood.frozen)
+    return replace(likelihood, widths=widths, tau=tau, observed=observed, frozen=frozen)
+
+

@@ -1,0 +1,60 @@
+"""Where the fixtures of all tests come from: published workspaces, pyhf's stored numbers, workspaces of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+# The package turns x64 on by itself when the first float64 model is built, provided that no JAX array is alive. Tests
+# make arrays in any order, hence the switch is set before the first of them; tests of the switch start processes.
+jax.config.update("jax_enable_x64", True)
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = Path(__file__).resolve().parent / "fixtures"
+
+
+def _workspaces_dir() -> Path:
+    return Path(os.environ.get("NEXTSTAT_JAX_WORKSPACES", ROOT.parent / "shared" / "workspaces"))
+
+
+@pytest.fixture(scope="session")
+def workspaces_dir() -> Path:
+    """The folder of published workspaces; the test is skipped where there is none."""
+    folder = _workspaces_dir()
+    if not folder.is_dir():
+        pytest.skip(f"no published workspaces in {folder}; point NEXTSTAT_JAX_WORKSPACES at a folder of them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(workspaces_dir: Path) -> Callable[[str], dict[str, Any]]:
+    """A function from the name of a published workspace to its JSON."""
+
+    def load(name: str) -> dict[str, Any]:
+        path = workspaces_dir / f"{name}.json"
+        if not path.is_file():
+            pytest.skip(f"the published workspace {path} is missing")
+        return json.loads(path.read_text())
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, Any]:
+    """pyhf's stored numbers for the published workspaces."""
+    path = _workspaces_dir().parent / "reference" / "pyhf.json"
+    if not path.is_file():
+        pytest.skip(f"no stored numbers of pyhf in {path}; NEXTSTAT_JAX_WORKSPACES names the folder beside theirs")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def own() -> Callable[[str], dict[str, Any]]:
+    """A function from the name of a workspace in `tests/fixtures` to its JSON."""
+    return lambda name: json.loads((OWN / f"{name}.json").read_text())
