@@ -10,6 +10,7 @@ The functions here carry rules that hand any further differentiation to the plai
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -268,26 +269,36 @@ def _value_and_gradient_jvp(primals: Any, tangents: Any) -> tuple[tuple[Array, A
     return value_and_gradient(*primals), (value, jax.jvp(_plain_gradient, primals, tangents)[1])
 
 
-@jax.custom_jvp
 def fast_deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """The deviance, with the written-out gradient as its derivative with respect to the parameters."""
-    return deviance(likelihood, params, data, walls)
+    leaves, tree = jax.tree.flatten(likelihood)
+    return _deviance_of_leaves(tree, leaves, params, data, walls)
 
 
-def _deviance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    likelihood, params, data, walls = primals
-    d_likelihood, d_params, *d_others = tangents
+# The likelihood crosses flat: its rule is told which tangents are zero, and a Likelihood of such markers is none.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _deviance_of_leaves(tree: Any, leaves: list[Array], params: Array, data: Array, walls: Walls | None) -> Array:
+    return deviance(jax.tree.unflatten(tree, leaves), params, data, walls)
+
+
+def _deviance_jvp(tree: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    leaves, params, data, walls = primals
+    d_leaves, d_params, *d_others = tangents
+
+    def plain(leaves: list[Array], params: Array, data: Array, walls: Walls | None) -> Array:
+        return deviance(jax.tree.unflatten(tree, leaves), params, data, walls)
+
     if _still(d_params):
-        return jax.jvp(deviance, primals, _filled(tangents))
-    value, slope = value_and_gradient(likelihood, params, data, walls)
+        return jax.jvp(plain, primals, _filled(tangents))
+    value, slope = value_and_gradient(jax.tree.unflatten(tree, leaves), params, data, walls)
     tangent = (slope * d_params).sum()
-    if not _still((d_likelihood, d_others)):
-        rest = _filled((d_likelihood, *d_others))
-        tangent = tangent + jax.jvp(lambda x, *z: deviance(x, params, *z), (likelihood, data, walls), rest)[1]
+    if not _still((d_leaves, d_others)):
+        rest = _filled((d_leaves, *d_others))
+        tangent = tangent + jax.jvp(lambda x, *z: plain(x, params, *z), (leaves, data, walls), rest)[1]
     return value, tangent
 
 
-fast_deviance.defjvp(_deviance_jvp, symbolic_zeros=True)
+_deviance_of_leaves.defjvp(_deviance_jvp, symbolic_zeros=True)
 
 
 def _is_zero(x: Any) -> bool:

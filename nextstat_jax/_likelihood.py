@@ -133,19 +133,22 @@ def expected(likelihood: Likelihood, params: Array) -> Array:
 
 def tiny(dtype: np.dtype) -> float:
     """A factor below this counts as zero. Its square must not underflow, nor its inverse's square overflow."""
-    return 1e-30 if dtype == np.float64 else 1e-15
+    return 1e-120 if dtype == np.float64 else 1e-15
 
 
 def poisson_deviance(n: Array, nu: Array) -> Array:
     """``nu - n + n log(n / nu)`` with its limits, +inf outside the domain, and finite derivatives everywhere.
 
-    Written as ``n (x - log(1 + x))`` with ``x = (nu - n) / n``, its rounding error is that of ``nu - n``: two nearby
-    points can be compared even in single precision, where ``-log Pois(n | nu)`` would cancel.
+    Near the data it is written as ``n (x - log(1 + x))`` with ``x = (nu - n) / n``: its rounding error is that of
+    ``nu - n``, so that two nearby points can be compared even in single precision, where ``-log Pois(n | nu)`` cancels.
     """
     both = (nu > 0) & (n > 0)
-    safe_n = jnp.where(both, n, 1.0)
+    safe_n, safe_nu = jnp.where(both, n, 1.0), jnp.where(both, nu, 1.0)
     x = jnp.where(both, nu - n, 0.0) / safe_n
-    value = jnp.where(both, safe_n * (x - jnp.log1p(x)), nu)
+    near = jnp.abs(x) < 0.5
+    # Far below the data 1 + x would lose the rate; a quotient of the two could underflow.
+    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), jnp.log(safe_nu) - jnp.log(safe_n))
+    value = jnp.where(both, safe_n * (x - log_ratio), nu)
     return jnp.where(both | ((nu >= 0) & (n <= 0)), value, jnp.inf)
 
 

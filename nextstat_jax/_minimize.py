@@ -31,10 +31,10 @@ ValueAndGradient = Callable[[Array, Any, Array], tuple[Array, Array]]
 Curvatures = Callable[[Array, Any, Array], tuple[Array, Array]]
 Tighten = Callable[[Array, Any, Array], tuple[Array, Array]]
 
-MAX_STEPS = 200
+MAX_STEPS = 500
 _REUSE = 0.1
 _DAMPING_START = 1e-3
-_DAMPING_END = 1e-4
+_DAMPING_END = 1e-7
 _DAMPING_LIMIT = 1e10
 _BOX_ROUNDS = 6
 _START_HALVINGS = 12
@@ -301,11 +301,11 @@ def _next_damping(
     damping: Array, accept: Array, ratio: Array, fresh: Array, near: Array, struggled: Array
 ) -> Array:
     """Raises the damping after a failure and lowers it after a good step; an old factorization's failure says nothing."""
-    raised = jnp.maximum(10.0 * damping, _DAMPING_START)
+    raised = jnp.where(damping > 0, 10.0 * damping, _DAMPING_START)
     # After failures at this point a quick descent would fail again at the next.
     lowered = jnp.where(struggled, 0.5, 0.1) * damping
     lowered = jnp.where(lowered < _DAMPING_END, 0.0, lowered)
-    after = jnp.where(ratio > 0.75, lowered, jnp.where(ratio < 0.25, jnp.maximum(4.0 * damping, _DAMPING_START), damping))
+    after = jnp.where(ratio > 0.75, lowered, jnp.where(ratio < 0.25, jnp.where(damping > 0, 4.0 * damping, _DAMPING_START), damping))
     after = jnp.where(near, 0.0, after)
     return jnp.where(accept, after, jnp.where(fresh, raised, damping))
 

@@ -228,7 +228,8 @@ class HistFactoryModel:
                 the order of ``channels``. ``("signal", "SR")``: in one channel. ``("signal", "jes", "hi")`` or ``"lo"``: a
                 histosys variation, over the channels where the sample carries it (for a normsys: its factor, a scalar).
                 ``("signal", "stat")``: absolute uncertainties of the staterror. ``("signal", "name", "uncertainty")``: those
-                of a named staterror or shapesys. The last three take a channel after the sample.
+                of a named staterror or shapesys. The last three take a channel after the sample. A mapping that crosses
+                ``jit`` or ``grad`` itself needs keys of one type, since JAX sorts them: write ``("signal",)`` then.
             variations: What happens to histosys variations that are not given when their nominal yields change: they keep
                 their ``"absolute"`` or their ``"relative"`` size.
 

@@ -21,7 +21,8 @@ from ._interpolation import factor_coefficients
 from ._likelihood import Likelihood
 from ._modifiers import shapesys, staterror
 
-Key = str | tuple[str, ...]
+# A sample name, or a tuple that begins with one; anything else is refused with a message of ours.
+Key = Any
 
 
 def with_templates(
@@ -75,13 +76,14 @@ def first_cells(names: Names) -> list[int]:
 def _target(names: Names, key: Key) -> _Target:
     """Finds what a key names; every error lists what there is."""
     if isinstance(key, str):
-        return _Target("nominal", _cells_of(names, _rows_of(names, key)))
-    if not (isinstance(key, tuple) and 2 <= len(key) <= 4 and all(isinstance(part, str) for part in key)):
+        key = (key,)
+    if not (isinstance(key, tuple) and 1 <= len(key) <= 4 and all(isinstance(part, str) for part in key)):
         raise ModelError(f"template key {key!r}: expected a sample, (sample, channel), (sample, 'stat') or "
                          "(sample, modifier, 'hi' | 'lo' | 'uncertainty'), each with an optional channel after the sample")
     sample, *rest = key
-    channel = rest.pop(0) if rest[0] in names.channels and len(key) != 3 or (
-        len(key) == 3 and rest[0] in names.channels and rest[1] == "stat") else None
+    # Three parts are (sample, modifier, side) unless the last is "stat", which needs no modifier.
+    with_channel = len(key) in (2, 4) or key[-1] == "stat"
+    channel = rest.pop(0) if with_channel and rest and rest[0] in names.channels else None
     rows = _rows_of(names, sample, channel)
     if not rest:
         return _Target("nominal", _cells_of(names, rows))
@@ -183,11 +185,11 @@ def _follow(likelihood: Likelihood, names: Names, targets: Mapping[Key, _Target]
     safe = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
     counts, no_counts = shapesys.effective_counts(total, jnp.where(variance > 0, safe, 0.0), jnp)
 
-    normal = np.array([follows(p, "sigmas") for p in s.normal_params], dtype=bool)
-    poisson = np.array([follows(p, "factors") for p in s.poisson_params], dtype=bool)
+    normal = np.array([follows(p, "sigmas") for p in s.normal_params.tolist()], dtype=bool)
+    poisson = np.array([follows(p, "factors") for p in s.poisson_params.tolist()], dtype=bool)
     widths = jnp.where(normal, width[s.normal_params], likelihood.widths)
     tau = jnp.where(poisson, counts[s.poisson_params], likelihood.tau)
-    aux = np.array([follows(p, "auxdata") for p in s.poisson_params], dtype=bool)
+    aux = np.array([follows(p, "auxdata") for p in s.poisson_params.tolist()], dtype=bool)
     at = s.n_bins + s.poisson_aux
     observed = likelihood.observed.at[at].set(jnp.where(aux, counts[s.poisson_params], likelihood.observed[at]))
     is_poisson = np.isin(np.arange(s.n_params), s.poisson_params)

@@ -400,6 +400,14 @@ def test_gradients_near_an_empty_bin_are_not_nan(mu):
         assert not np.isnan(jax.grad(model.nll)(jnp.array([mu]))).any()
 
 
+@pytest.mark.parametrize("mu", [1e-3, 1e-8, 1e-12, 1e-20, 1e-100])
+def test_rates_far_below_the_count_keep_their_digits(mu):
+    model = nextstat.from_pyhf(signal_only([1000.0]))
+    expected = 5.0 * mu - 1000.0 * math.log(5.0 * mu) + math.lgamma(1001.0)
+    assert float(model.nll(jnp.array([mu]))) == pytest.approx(expected, rel=1e-12)
+    assert float(model.grad_nll(jnp.array([mu]))[0]) == pytest.approx(5.0 - 1000.0 / mu, rel=1e-12)
+
+
 CLIPPED = one_channel([sample("sig", [-5.0], normfactor("mu")), sample("bkg", [1.0])], [1.0])
 
 

@@ -109,8 +109,8 @@ def test_lumi_needs_its_configuration(published):
 
 def test_throw_is_centered_on_the_expectation(own):
     twin = LoopTwin(own("all_modifiers"))
-    rng = np.random.default_rng(15)
-    toys = np.array([twin.throw(twin.inits, rng) for _ in range(400)])
+    toys = twin.throw(twin.inits, 400, np.random.default_rng(15))
+    assert toys.shape == (400, len(twin.observed))
     expected = twin.expected_data(twin.inits)
     # Five standard errors of the mean of each entry.
     spread = toys.std(axis=0) / math.sqrt(len(toys))

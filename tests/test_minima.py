@@ -216,14 +216,14 @@ def test_start_with_a_negative_rate_is_moved_and_said(own):
 # -- many starts, many toys -------------------------------------------------------------------------------------------
 
 
-def random_start(twin: LoopTwin, rng: np.random.Generator) -> Any:
+def random_start(model: Any, twin: LoopTwin, rng: np.random.Generator) -> Any:
     """A start within the constraint widths around the initial point (half a unit where there is no constraint)."""
     widths = np.nan_to_num(twin.widths(), nan=0.5)
     for _ in range(200):
         start = np.clip(twin.inits + widths * rng.uniform(-1.0, 1.0, len(widths)), *twin.bounds.T)
         start = np.where(twin.fixed, twin.inits, start)
         # A start with a negative rate is an invalid argument, which is tested elsewhere.
-        if math.isfinite(twin.nll(start)):
+        if math.isfinite(float(model.nll(start))):
             return start
     raise AssertionError("no start with positive rates in 200 draws")
 
@@ -235,7 +235,7 @@ def test_random_starts_reach_the_minimum(fitted):
     best = min(stored["mle_nll"], float(result.nll))
     failures = []
     for i in range(STARTS):
-        fit = nextstat.fit(model, init=random_start(twin, rng))
+        fit = nextstat.fit(model, init=random_start(model, twin, rng))
         if not (converged(fit) and float(fit.nll) <= best + 1e-6):
             failures.append((i, float(fit.nll) - best, fit.message))
     assert len(failures) <= 0.02 * STARTS, f"seed {SEED}: {failures}"
@@ -244,11 +244,12 @@ def test_random_starts_reach_the_minimum(fitted):
 @pytest.mark.slow
 def test_toys_converge(fitted):
     model, result, _, twin = fitted
-    rng = np.random.default_rng(SEED)
+    toys = twin.throw(np.asarray(result.params), TOYS, np.random.default_rng(SEED))
     failures = []
-    for i in range(TOYS):
-        fit = nextstat.fit(model, twin.throw(np.asarray(result.params), rng))
+    for i, toy in enumerate(toys):
+        fit = nextstat.fit(model, toy)
         if not converged(fit):
             failures.append((i, fit.message))
+    # One of two hundred may fail, saying why.
     assert len(failures) <= 0.005 * TOYS, f"seed {SEED}: {failures}"
-    assert all(reason for _, reason in failures)
+    assert all(reason.startswith("not ") for _, reason in failures)

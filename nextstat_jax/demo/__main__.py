@@ -59,10 +59,9 @@ def _positive(text: str) -> int:
 
 def _fit_workspace(path: Path | None, out: Path) -> None:
     """Fit, print, and draw the profile likelihood."""
-    model = nextstat.from_pyhf(demo_workspace() if path is None else path)
-    name = "embedded workspace" if path is None else path.name
-    _headline(f"Fit of the {name}" if path is None else f"Fit of {name}")
-    print(f"{len(model.channels)} channels, {model.n_bins} bins, {model.n_params} parameters", flush=True)
+    model = _read(path)
+    _headline("Fit of the embedded workspace" if path is None else f"Fit of {path.name}")
+    print(f"channels: {len(model.channels)}, bins: {model.n_bins}, parameters: {model.n_params}", flush=True)
     start = time.perf_counter()
     fit = nextstat.fit(model)
     print(f"{fit.message} in {int(fit.n_iter)} steps, EDM {float(fit.edm):.1e}, NLL {float(fit.nll):.6f}")
@@ -75,14 +74,26 @@ def _fit_workspace(path: Path | None, out: Path) -> None:
     _profile(model, fit, out / "profile_likelihood.png", "Embedded workspace" if path is None else path.stem)
 
 
+def _read(path: Path | None) -> Any:
+    if path is None:
+        return nextstat.from_pyhf(demo_workspace())
+    try:
+        return nextstat.from_pyhf(path)
+    except NextstatError as error:
+        raise NextstatError(f"{path}: {error}") from error
+
+
 def _profile(model: Any, fit: Any, picture: Path, title: str) -> None:
     """Significance, interval and picture of the parameter of interest."""
     observed = float(nextstat.z0(model))
     expected = float(nextstat.z0(model, nextstat.asimov_data(model, mu=1.0)))
     curves = profile_curves(model, fit)
-    low, high = interval(curves[0])
-    mu = float(fit.mu)
-    print(f"{model.poi} = {mu:.3f}  +{high - mu:.3f} -{mu - low:.3f}  (68 % interval of the profile likelihood)")
+    ends = [
+        f"{name} {end:.3f}"
+        for name, end in zip(("above", "below"), interval(curves[0]), strict=True)
+        if end is not None
+    ]
+    print(f"{model.poi} = {float(fit.mu):.3f}; at 68 % CL {' and '.join(ends) or 'not bounded by the data'}")
     print(f"Z0 = {observed:.2f} observed, {expected:.2f} expected for {model.poi} = 1")
     draw_profile(picture, curves, title, model.poi)
     print(f"wrote {picture}")

@@ -47,13 +47,11 @@ def sample_events(key: PRNGKeyArray, n: int) -> Float[Array, "blob {n} 2"]:
     return jnp.asarray(CENTERS[:, None, :]) + WIDTHS[:, None, None] * noise
 
 
-def blob_model(n_bins: int, *, systematics: bool = True) -> Any:
+def blob_model(n_bins: int) -> Any:
     """The likelihood of one channel, with flat templates that wait to be replaced.
 
     Args:
         n_bins: Number of bins.
-        systematics: Whether the background's place is uncertain; otherwise its parameter is fixed, which leaves the
-            structure, and so every compiled function, the same.
 
     Returns:
         A model in float64 with samples "signal" (normfactor "mu"), "background" (histosys "shift") and "other".
@@ -74,13 +72,12 @@ def blob_model(n_bins: int, *, systematics: bool = True) -> Any:
         {"name": name, "data": data, "modifiers": [modifiers[name]] if name in modifiers else []}
         for name, data in flat.items()
     ]
-    parameters = [] if systematics else [{"name": "shift", "fixed": True}]
     return nextstat.from_pyhf(
         {
             "version": "1.0.0",
             "channels": [{"name": "blobs", "samples": samples}],
             "observations": [{"name": "blobs", "data": np.sum(list(flat.values()), axis=0).tolist()}],
-            "measurements": [{"name": "blobs", "config": {"poi": "mu", "parameters": parameters}}],
+            "measurements": [{"name": "blobs", "config": {"poi": "mu", "parameters": []}}],
         },
         histosys="code0",
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._errors import MissingExtraError
 from ._blobs import BACKGROUND, DOWN, OTHER, SIGNAL, UP
-from ._scan import Curve
+from ._scan import TOP, Curve
 from ._training import Evaluation, History, Settings
 
 # From the palette of Okabe and Ito, which people with any color vision can tell apart.
@@ -130,19 +130,20 @@ def draw_profile(path: Path, curves: Sequence[Curve], title: str, poi: str) -> N
         {"color": BLUE, "linestyle": "--"},
         {"color": VERMILION, "linestyle": "-."},
     )
-    with _figure(path, (6.4, 4.8)) as figure:
+    with _figure(path, (7.2, 4.8)) as figure:
         axes = figure.subplots()
         for curve, style in zip(curves, styles, strict=False):
             axes.plot(curve.mu, curve.q, label=curve.label, **{"linewidth": 1.6, **style})
         start, stop = curves[0].mu[0], curves[0].mu[-1]
         axes.set_xlim(start, stop)
-        axes.set_ylim(0.0, 12.5)
+        axes.set_ylim(0.0, TOP)
         for level, text in ((1.0, "68% CL"), (3.84, "95% CL")):
             axes.axhline(level, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
             axes.text(stop - 0.01 * (stop - start), level + 0.1, text, ha="right", va="bottom", color="0.4", fontsize=9)
         axes.set_xlabel(f"Signal strength $\\mu$ ({poi})" if poi != "mu" else "Signal strength $\\mu$")
         axes.set_ylabel(r"$-2\,\ln\,\lambda(\mu)$")
-        axes.legend(title=title, loc="upper center", alignment="left")
+        # Above the frame, because curves of other workspaces may be anywhere in it.
+        axes.legend(title=title, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, alignment="left")
 
 
 def _draw_templates(axes: Any, histograms: np.ndarray, edges: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import nextstat_jax as nextstat
 
 from ._blobs import BACKGROUND, DOWN, OTHER, SIGNAL, UP, YIELDS, as_templates, blob_model, sample_events
+from ._scan import without_systematics
 
 Objective = Literal["significance", "cross_entropy", "cross_entropy_augmented"]
 
@@ -235,4 +236,5 @@ def _evaluation_key(seed: int, use: int) -> PRNGKeyArray:
 @lru_cache
 def _models(n_bins: int) -> tuple[Any, Any]:
     """The likelihood with and without systematics."""
-    return blob_model(n_bins), blob_model(n_bins, systematics=False)
+    model = blob_model(n_bins)
+    return model, without_systematics(model, model.parameter_init())

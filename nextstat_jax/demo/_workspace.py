@@ -36,7 +36,8 @@ _YIELDS: dict[str, dict[str, list[float]]] = {
     },
 }
 
-# Drawn once from Poisson distributions with the parameters off their nominal values (mu = 1.3).
+# Drawn from Poisson distributions with the parameters off their nominal values (mu = 1.3). Of eight draws, the one
+# whose significance is closest to 3: the numbers illustrate, they prove nothing.
 _OBSERVED: dict[str, list[float]] = {
     "SR": [781.0, 540.0, 259.0, 153.0, 60.0, 34.0],
     "CR_ttbar": [1123.0, 1481.0, 909.0, 355.0],

@@ -364,11 +364,9 @@ class LoopTwin:
             terms.append(normal_nll(float(datum), mean, width) if normal else poisson_nll(float(datum), mean))
         return terms
 
-    def throw(self, params: Sequence[float] | Vector, rng: np.random.Generator) -> Vector:
-        """One pseudo-experiment at the given parameters, main and auxiliary data both fluctuating."""
-        main = rng.poisson(self.expected_main(params)).astype(np.float64)
-        aux = [
-            rng.normal(mean, width) if kind == "normal" else float(rng.poisson(mean))
-            for kind, mean, width in self._auxiliary_measurements(params)
-        ]
-        return np.concatenate([main, np.array(aux)])
+    def throw(self, params: Sequence[float] | Vector, number: int, rng: np.random.Generator) -> Vector:
+        """Pseudo-experiments at the given parameters, main and auxiliary data both fluctuating: (number, data)."""
+        columns = [rng.poisson(rate, number) for rate in self.expected_main(params)]
+        for kind, mean, width in self._auxiliary_measurements(params):
+            columns.append(rng.normal(mean, width, number) if kind == "normal" else rng.poisson(mean, number))
+        return np.stack(columns, axis=1).astype(np.float64)
