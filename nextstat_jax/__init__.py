@@ -1,5 +1,6 @@
 """Binned likelihoods in the HistFactory form as pure, differentiable JAX functions."""
 
+from ._batch import batched as batched
 from ._errors import DatasetError as DatasetError
 from ._errors import FitError as FitError
 from ._errors import MissingExtraError as MissingExtraError

@@ -1,8 +1,9 @@
 """Derivatives of a minimum that has been found: implicit differentiation, by jaxopt.
 
 The minimizer itself is never differentiated. ``attach`` takes the point where it ended and gives it the derivatives of
-the exact minimum, from the optimality conditions; ``value_at_minimum`` gives the minimal value its derivatives, of which
-the first needs no derivative of the point (the envelope theorem). Both work in forward and in reverse mode, to any order.
+the exact minimum, from the optimality conditions; ``value_at_minimum`` gives the minimal value its derivatives, of
+which the first needs no derivative of the point (the envelope theorem). Both work in forward and in reverse mode, to
+any order.
 
 References:
     arXiv:2105.15183 (implicit differentiation in jaxopt).
@@ -91,8 +92,8 @@ def _attach_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Arra
 def value_at_minimum(objective: Objective, y: Array, args: Any, pins: Pins) -> Array:
     """The minimal value, a scalar; arguments as in ``attach``.
 
-    Its first derivative is that of the objective at a fixed point, one gradient's worth of work; second derivatives follow
-    the point.
+    Its first derivative is that of the objective at a fixed point, one gradient's worth of work; second derivatives
+    follow the point.
     """
     del pins
     return objective.value(y, args)

@@ -263,19 +263,19 @@ def require_configuration(given: Configuration, parameter: Declared, path: str) 
 
 
 def _require_start_in_bounds(given: Configuration, kind: Kind, size: int, path: str) -> None:
-    """Refuse lo > hi, and a start value that its bounds exclude, given or default."""
+    """Refuse lo > hi, and a given start value that the bounds exclude.
+
+    A default start value outside given bounds is legal, as in pyhf; fits move it to the nearest bound.
+    """
     inits, bounds = given.inits, given.bounds
-    if inits is None and kind.init is not None:
-        inits = (kind.init,) * size
     if bounds is None and kind.bounds is not None:
         bounds = (kind.bounds,) * size
     for index, (lo, hi) in enumerate(bounds or ()):
         if lo > hi:
             fail(f"{path}.bounds[{index}]", f"[{lo}, {hi}]", "a lower bound that is not above the upper one")
         if inits is not None and not lo <= inits[index] <= hi:
-            key, note = ("bounds", "default ") if given.inits is None else ("inits", "")
-            found = f"the {note}start value {inits[index]} outside [{lo}, {hi}]"
-            fail(f"{path}.{key}[{index}]", found, "a start value inside the bounds")
+            found = f"the start value {inits[index]} outside [{lo}, {hi}]"
+            fail(f"{path}.inits[{index}]", found, "a start value inside the bounds")
 
 
 # From an error of msgspec or of a rule to one that names the whole way

@@ -109,7 +109,8 @@ def compile_workspace(
         dtype: Of the arrays.
 
     Raises:
-        ModelError: For an unknown interpolation code or clip value, or where the measurement's POI is not one parameter.
+        ModelError: For an unknown interpolation code or clip value, or where the measurement's POI is not one
+            parameter.
     """
     _check_options(normsys, histosys, clip_sample_data, clip_bin_data)
     channels = sorted(workspace.channels, key=lambda channel: channel.name)
@@ -147,8 +148,10 @@ def compile_workspace(
         **{key: constraints[key] for key in ("normal_params", "normal_aux", "poisson_params", "poisson_aux")},
     )
     observed = _observed(workspace, channels)
-    joined = {key: np.concatenate([getattr(s, key) for s in sets.values()]) if sets else np.zeros(0)
-              for key in ("init", "lower", "upper", "frozen")}
+    joined = {
+        key: np.concatenate([getattr(s, key) for s in sets.values()]) if sets else np.zeros(0)
+        for key in ("init", "lower", "upper", "frozen")
+    }
     floats = {
         "nominal": cells["nominal"],
         "shifts": shifts["shifts"],
@@ -162,7 +165,21 @@ def compile_workspace(
     arrays["factors"] = factor_coefficients(
         np.asarray(entries["hi"], dtype=dtype), np.asarray(entries["lo"], dtype=dtype)
     ).astype(dtype)
-    names = Names(
+    names = _names(channels, rows, sets, first, measurement, cells, entries, shifts)
+    return Compiled(structure, names, arrays)
+
+
+def _names(
+    channels: Sequence[Channel],
+    rows: Sequence[Row],
+    sets: dict[str, ParameterSet],
+    first: dict[str, int],
+    measurement: Measurement,
+    cells: dict[str, Any],
+    entries: dict[str, Any],
+    shifts: dict[str, Any],
+) -> Names:
+    return Names(
         channels=tuple(c.name for c in channels),
         channel_bins=tuple(len(c.samples[0].data) for c in channels),
         samples=tuple(sorted({row.sample.name for row in rows})),
@@ -183,7 +200,6 @@ def compile_workspace(
         poi=measurement.poi,
         measurement=measurement.name,
     )
-    return Compiled(structure, names, arrays)
 
 
 def _check_options(normsys: str, histosys: str, clip_sample: float | None, clip_bin: float | None) -> None:
@@ -408,8 +424,11 @@ def _warn(
     for (kind, name), mine in occurrences.items():
         if kind in ("staterror", "shapesys"):
             bad = sets[name].degenerate
-            labels = [f"{channels[c].name}, bin {i}" for c in dict.fromkeys(o.channel for o in mine)
-                      for i in range(len(channels[c].samples[0].data))]
+            labels = [
+                f"{channels[c].name}, bin {i}"
+                for c in dict.fromkeys(o.channel for o in mine)
+                for i in range(len(channels[c].samples[0].data))
+            ]
             named = [label for label, flag in zip(labels, bad if bad is not None else (), strict=False) if flag]
             if named:
                 warnings.warn(

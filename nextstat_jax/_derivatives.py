@@ -1,9 +1,10 @@
 """Gradient and Hessian of the deviance, written out from the structure.
 
 A cell's yield is ``F * G * h``: factors F that act on its row, factors G that act on it alone, and h = nominal + shift.
-With the logarithmic derivatives u of the factors, every first and second derivative of the yields is a product of numbers
-that the value has computed already, so the gradient costs about one more evaluation and the Hessian three small matrix
-products. Automatic differentiation of the plain functions would give the same numbers, at many times the price.
+With the logarithmic derivatives u of the factors, every first and second derivative of the yields is a product of
+numbers that the value has computed already, so the gradient costs about one more evaluation and the Hessian three
+small matrix products. Automatic differentiation of the plain functions would give the same numbers, at many times the
+price.
 
 The functions here carry rules that hand any further differentiation to the plain functions.
 """
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, shift_basis
 from ._likelihood import Likelihood, Walls, deviance, main_deviance, poisson_deviance, tiny
-from ._segments import product, take
+from ._segments import product, scatter_product, scatter_sum, take
 
 
 class _Pieces(NamedTuple):
@@ -44,17 +46,16 @@ def _pieces(likelihood: Likelihood, params: Array, data: Array, walls: Walls | N
     params = jnp.where(d.is_factor, away_from_zero(params, small), params)
     inverse = jnp.where(d.is_factor, 1.0 / jnp.where(d.is_factor, params, 1.0), 0.0)
 
-    rows = product(take(params, s.row_factors, 1.0))
+    padded = jnp.concatenate([params, jnp.array([1.0, 0.0], params.dtype)])  # a factor of one, an alpha of zero
+    rows = product(_pick(padded, s.row_factors))
     first = second = jnp.zeros(s.entry_params.shape, params.dtype)
     if s.n_entries:
-        alpha = take(params, s.entry_params, 0.0)
+        alpha = _pick(padded, np.where(s.entry_params == s.n_params, s.n_params + 1, s.entry_params))
         pieces = factor(s.normsys, alpha, likelihood.factors)
         first, second = factor_derivatives(s.normsys, alpha, likelihood.factors, small)
-        polynomial = product(away_from_zero(pieces.polynomial, small))
-        exponent = pieces.exponent.sum(0)
-        rows = rows * product(take(polynomial, s.row_chunks, 1.0))
-        rows = rows * jnp.exp(take(exponent, s.row_chunks, 0.0).sum(0))
-    scale = rows[s.cell_rows] * product(take(params, s.cell_factors, 1.0))
+        chunks = product(away_from_zero(pieces.polynomial, small)) * jnp.exp(pieces.exponent.sum(0))
+        rows = scatter_product(rows, chunks, s.chunk_rows)
+    scale = _pick(rows, s.cell_rows) * product(_pick(padded, s.cell_factors))
 
     basis = shift_basis(s.histosys, params[s.shift_params])
     height = likelihood.nominal
@@ -63,9 +64,9 @@ def _pieces(likelihood: Likelihood, params: Array, data: Array, walls: Walls | N
         height = height + weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
     cells = scale * height
     if s.clip_sample is None:
-        bins = d.bins(cells)
+        bins = scatter_sum(cells, s.cell_bins, s.n_bins)
     else:
-        bins = d.bins(jnp.maximum(cells, s.clip_sample))
+        bins = scatter_sum(jnp.maximum(cells, s.clip_sample), s.cell_bins, s.n_bins)
         moves = cells > s.clip_sample
         cells, scale = jnp.where(moves, cells, 0.0), jnp.where(moves, scale, 0.0)
     if s.clip_bin is not None:
@@ -86,6 +87,10 @@ def _pieces(likelihood: Likelihood, params: Array, data: Array, walls: Walls | N
     return _Pieces(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
 
 
+def _pick(x: Array, index: np.ndarray) -> Array:
+    return x.at[index].get(mode="promise_in_bounds")
+
+
 class _Sums(NamedTuple):
     """Sums over the bins that gradient and Hessian share."""
 
@@ -95,14 +100,14 @@ class _Sums(NamedTuple):
 
 
 def _sums(likelihood: Likelihood, p: _Pieces) -> _Sums:
-    s, d = likelihood.structure, likelihood.structure.derived
-    slope = p.slope[s.cell_bins]
+    s = likelihood.structure
+    slope = _pick(p.slope, s.cell_bins)
     cells = slope * p.cells
     shifts = jnp.zeros((2, s.n_shifts), cells.dtype)
     if s.n_shifts:
         matrix = likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
         shifts = (matrix @ (slope * p.scale)).reshape(2, s.n_shifts)
-    return _Sums(d.rows(cells), cells, shifts)
+    return _Sums(scatter_sum(cells, s.cell_rows, s.n_rows), cells, shifts)
 
 
 def _constraint_gradient(likelihood: Likelihood, p: _Pieces, data: Array) -> tuple[Array, Array]:
@@ -122,38 +127,49 @@ def _constraint_gradient(likelihood: Likelihood, p: _Pieces, data: Array) -> tup
 def _value(likelihood: Likelihood, p: _Pieces, data: Array, walls: Walls | None) -> Array:
     s = likelihood.structure
     aux = data[s.n_bins :]
-    main = main_deviance(data[: s.n_bins], p.bins, walls).sum()
+    main = main_deviance(data[: s.n_bins], p.bins, walls)
     pull = (aux[s.normal_aux] - p.params[s.normal_params]) / likelihood.widths
     gammas = poisson_deviance(aux[s.poisson_aux], likelihood.tau * p.params[s.poisson_params])
-    return main + 0.5 * (pull * pull).sum() + gammas.sum()
+    return jnp.concatenate([main, 0.5 * pull * pull, gammas]).sum()
+
+
+def _collect(likelihood: Likelihood, factors: Array | None, sums: _Sums, entries: Array, shifts: Array) -> Array:
+    """Sums by parameter of what rows, cells, entries and shifts contribute, shape (n_params,).
+
+    ``factors`` multiplies the contributions of rows and cells; None leaves them out.
+    """
+    s = likelihood.structure
+    total = jnp.zeros(s.n_params + 1, entries.dtype)  # the last place takes the padding
+    if factors is not None:
+        for owners in s.row_factors:
+            total = total.at[owners].add(sums.rows, mode="promise_in_bounds")
+        for owners in s.cell_factors:
+            total = total.at[owners].add(sums.cells, mode="promise_in_bounds")
+        total = total * jnp.concatenate([factors, jnp.zeros(1, factors.dtype)])
+    if s.n_entries:
+        total = total.at[s.entry_params].add(entries, mode="promise_in_bounds")
+    if s.n_shifts:
+        total = total.at[s.shift_params].add(shifts, mode="promise_in_bounds")
+    return total[: s.n_params]
 
 
 def _gradient(likelihood: Likelihood, p: _Pieces, sums: _Sums, constraint: Array) -> Array:
-    s, d = likelihood.structure, likelihood.structure.derived
-    parts = [sums.rows, sums.cells]
-    if s.n_entries:
-        parts.append((p.first * sums.rows[s.chunk_rows]).reshape(-1))
-    if s.n_shifts:
-        parts.append(p.basis.dp * sums.shifts[0] + p.basis.dq * sums.shifts[1])
-    total = d.params(jnp.concatenate(parts))
-    return jnp.where(d.is_factor, p.inverse, 1.0) * total + constraint
+    entries = p.first * _pick(sums.rows, likelihood.structure.chunk_rows)
+    shifts = p.basis.dp * sums.shifts[0] + p.basis.dq * sums.shifts[1]
+    return _collect(likelihood, p.inverse, sums, entries, shifts) + constraint
 
 
-def _value_and_gradient(
-    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None
-) -> tuple[Array, Array]:
+def _value_and_gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
     p = _pieces(likelihood, params, data, walls)
     constraint, _ = _constraint_gradient(likelihood, p, data)
     return _value(likelihood, p, data, walls), _gradient(likelihood, p, _sums(likelihood, p), constraint)
 
 
-def _hessian(
-    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None
-) -> tuple[Array, Array]:
+def _hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
     """Second derivatives of the deviance, and their positive semidefinite part, each of shape (n_params, n_params).
 
-    The second is ``J^T diag(n / nu^2) J`` plus the constraints (Gauss and Newton's matrix): what is left when the second
-    derivatives of the yields are dropped.
+    The second is ``J^T diag(n / nu^2) J`` plus the constraints (Gauss and Newton's matrix): what is left when the
+    second derivatives of the yields are dropped.
     """
     s, d = likelihood.structure, likelihood.structure.derived
     n = s.n_params
@@ -161,7 +177,7 @@ def _hessian(
     sums = _sums(likelihood, p)
     _, curvature = _constraint_gradient(likelihood, p, data)
 
-    # Logarithmic derivative of each row's factor with respect to each parameter: (n_rows, n_params).
+    # Logarithmic derivative of each row's factor, for the parameters that act on rows: (n_rows, n_row_params).
     log_rows = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), d.row_log_derivatives, 0.0)
     # Cells spread over (bins, then gammas) x rows: yields for the bins, slope * yield for the gammas.
     n_gammas = len(d.gammas)
@@ -171,16 +187,19 @@ def _hessian(
             take(sums.cells, d.cell_by_row[s.n_bins :], 0.0),
         ]
     )
-    by_owner = spread @ log_rows
+    by_owner = _columns(spread @ log_rows, d.row_param_of_param)
     shift_rows = jnp.zeros((s.n_rows, n), params.dtype)
     if s.n_shifts:
-        # Derivative of each cell through its shift, transposed so that sums over cells copy whole rows.
+        # Derivative of each cell through its shift, transposed so that sums over cells add whole rows.
         moved = likelihood.shifts[0] * p.basis.dp[:, None] + likelihood.shifts[1] * p.basis.dq[:, None]
         moved = moved.T * p.scale[:, None]
         weighted = moved * p.slope[s.cell_bins][:, None]
-        by_shift = jnp.concatenate([d.bins(moved), d.gamma_cells(weighted), d.rows(weighted)])
-        spread_out = jnp.concatenate([by_shift, jnp.zeros((by_shift.shape[0], 1), by_shift.dtype)], 1)
-        by_shift = spread_out[:, d.shift_of_param]
+        by_gamma = jnp.zeros((n_gammas + 1, s.n_shifts), moved.dtype)
+        for owners in s.cell_factors:
+            by_gamma = by_gamma.at[d.gamma_of_param_padded[owners]].add(weighted, mode="promise_in_bounds")
+        by_bin = scatter_sum(moved, s.cell_bins, s.n_bins)
+        by_row = scatter_sum(weighted, s.cell_rows, s.n_rows)
+        by_shift = _columns(jnp.concatenate([by_bin, by_gamma[:n_gammas], by_row]), d.shift_of_param)
         by_owner = by_owner + by_shift[: s.n_bins + n_gammas]
         shift_rows = by_shift[s.n_bins + n_gammas :]
     jacobian, mixed = by_owner[: s.n_bins], by_owner[s.n_bins :]
@@ -189,7 +208,8 @@ def _hessian(
         jacobian = jacobian.at[d.pair_bins, d.pair_params].add(pairs, unique_indices=True)
 
     squares = jacobian.T @ (p.curvature[:, None] * jacobian) + jnp.diag(curvature)
-    half = log_rows.T @ (0.5 * sums.rows[:, None] * log_rows + shift_rows)
+    all_log_rows = _columns(log_rows, d.row_param_of_param)
+    half = _columns((0.5 * sums.rows[:, None] * all_log_rows + shift_rows).T @ log_rows, d.row_param_of_param)
     if n_gammas:
         mixed = mixed * p.inverse[d.gammas][:, None]
         mixed = jnp.concatenate([mixed, jnp.zeros((1, n), mixed.dtype)])
@@ -199,24 +219,23 @@ def _hessian(
             values = 0.5 * sums.cells[cell] * p.inverse[one] * p.inverse[other]
             half = half.at[one, other].add(values)
     # The products above put u * u on the diagonal, where a factor's own second derivative belongs.
-    diagonal = _second_derivatives(likelihood, p, sums) + 2.0 * (log_rows * shift_rows).sum(0)
+    diagonal = _second_derivatives(likelihood, p, sums) + 2.0 * (all_log_rows * shift_rows).sum(0)
     return squares + jnp.where(jnp.eye(n, dtype=bool), diagonal, half + half.T), squares
+
+
+def _columns(x: Array, index: np.ndarray) -> Array:
+    """Columns of ``x`` in the order of ``index``, zero where it points beyond them."""
+    return jnp.concatenate([x, jnp.zeros((x.shape[0], 1), x.dtype)], axis=1)[:, index]
 
 
 def _second_derivatives(likelihood: Likelihood, p: _Pieces, sums: _Sums) -> Array:
     """Each parameter's own second derivative of the yields, summed with the bins' slopes: (n_params,)."""
-    s, d = likelihood.structure, likelihood.structure.derived
-    parts = [jnp.zeros_like(sums.rows), jnp.zeros_like(sums.cells)]
-    if s.n_entries:
-        parts.append((p.second * sums.rows[s.chunk_rows]).reshape(-1))
-    if s.n_shifts:
-        parts.append(p.basis.d2p * sums.shifts[0] + p.basis.d2q * sums.shifts[1])
-    return d.params(jnp.concatenate(parts))
+    entries = p.second * _pick(sums.rows, likelihood.structure.chunk_rows)
+    shifts = p.basis.d2p * sums.shifts[0] + p.basis.d2q * sums.shifts[1]
+    return _collect(likelihood, None, sums, entries, shifts)
 
 
-def curvatures(
-    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None
-) -> tuple[Array, Array]:
+def curvatures(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> tuple[Array, Array]:
     """Exact Hessian and its positive semidefinite part, for the minimizer; not to be differentiated."""
     return _hessian(likelihood, params, data, walls)
 
@@ -278,7 +297,8 @@ def fast_deviance(likelihood: Likelihood, params: Array, data: Array, walls: Wal
 # The likelihood crosses flat: its rule is told which tangents are zero, and a Likelihood of such markers is none.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _deviance_of_leaves(tree: Any, leaves: list[Array], params: Array, data: Array, walls: Walls | None) -> Array:
-    return deviance(jax.tree.unflatten(tree, leaves), params, data, walls)
+    likelihood = jax.tree.unflatten(tree, leaves)
+    return _value(likelihood, _pieces(likelihood, params, data, walls), data, walls)
 
 
 def _deviance_jvp(tree: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:

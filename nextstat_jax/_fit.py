@@ -30,8 +30,8 @@ OBJECTIVE = Objective(
     lambda y, args: _derivatives.hessian(args[0], y, args[1], args[2]),
 )
 
-# Stiffness of the wall at rate 0 in units of the bin's initial rate: stiff enough that few updates of the multiplier do,
-# soft enough that factorizations keep their accuracy. Derivatives are taken with a much stiffer one.
+# Stiffness of the wall at rate 0 in units of the bin's initial rate: stiff enough that few updates of the multiplier
+# do, soft enough that factorizations keep their accuracy. Derivatives are taken with a much stiffer one.
 _STIFFNESS = 1e3
 _STIFFENING = 1e6
 
@@ -58,8 +58,8 @@ class FitResult(eqx.Module):
     Attributes:
         params: Best-fit parameters, shape (n_params,), in the order of ``parameter_names``.
         covariance: Inverse Hessian of the NLL at the minimum, shape (n_params, n_params). Rows of fixed parameters are
-            zero. A parameter on a bound is treated as if the bound were not there; should the Hessian then not be positive
-            definite, parameters on bounds are held like fixed ones.
+            zero. A parameter on a bound is treated as if the bound were not there; should the Hessian then not be
+            positive definite, parameters on bounds are held like fixed ones.
         nll: Negative log-likelihood at the minimum, scalar.
         gradient: Gradient of the NLL there, shape (n_params,).
         edm: Estimated vertical distance to the minimum before the last step, scalar.
@@ -86,32 +86,34 @@ class FitResult(eqx.Module):
     poi_index: int = eqx.field(static=True)
 
     @property
-    def mu(self) -> Float[Array, ""]:
+    def mu(self) -> Float[Array, "*batch"]:
         """Best-fit parameter of interest; raises ``ModelError`` where the model has none."""
         return self.params[..., self._poi()]
 
     @property
-    def mu_uncertainty(self) -> Float[Array, ""]:
+    def mu_uncertainty(self) -> Float[Array, "*batch"]:
         """Uncertainty of the parameter of interest."""
         return self.uncertainties[..., self._poi()]
 
     @property
-    def uncertainties(self) -> Float[Array, " param"]:
+    def uncertainties(self) -> Float[Array, "*batch param"]:
         """Square roots of the covariance's diagonal, shape (n_params,); 0 for fixed parameters."""
         variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
         positive = variance > 0
         # NaN (no positive definite Hessian) stays NaN; the inner where keeps the derivative at 0 finite.
-        return jnp.where(positive | jnp.isnan(variance), jnp.sqrt(jnp.where(positive, variance, 1.0)) + 0 * variance, 0.0)
+        return jnp.where(
+            positive | jnp.isnan(variance), jnp.sqrt(jnp.where(positive, variance, 1.0)) + 0 * variance, 0.0
+        )
 
     @property
-    def correlation(self) -> Float[Array, "param param"]:
+    def correlation(self) -> Float[Array, "*batch param param"]:
         """Correlation matrix, shape (n_params, n_params); 0 in rows of fixed parameters, their diagonal included."""
         width = self.uncertainties
         inverse = jnp.where(width > 0, 1.0 / jnp.where(width > 0, width, 1.0), 0.0)
         return self.covariance * inverse[..., :, None] * inverse[..., None, :]
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether the minimum was found."""
         return self.status == _status.CONVERGED
 
@@ -147,12 +149,15 @@ class FitResult(eqx.Module):
     def __repr__(self) -> str:
         if not concrete(self.params) or self.params.ndim != 1:
             return f"FitResult(params={self.params!r}, status={self.status!r})"
-        head = f"FitResult: {self.message} (nll {float(self.nll):.6f}, edm {float(self.edm):.1e}, {int(self.n_iter)} steps)"
+        numbers = f"nll {float(self.nll):.6f}, edm {float(self.edm):.1e}, {int(self.n_iter)} steps"
+        head = f"FitResult: {self.message} ({numbers})"
         width = max(map(len, self.parameter_names))
         rows = []
         for k, name in enumerate(self.parameter_names):
             note = "  fixed" if bool(self.fixed[k]) else "  at bound" if bool(self.on_bound[k]) else ""
-            rows.append(f"  {name:<{width}}  {float(self.params[k]):>12.6g} +- {float(self.uncertainties[k]):<11.5g}{note}")
+            rows.append(
+                f"  {name:<{width}}  {float(self.params[k]):>12.6g} +- {float(self.uncertainties[k]):<11.5g}{note}"
+            )
         return "\n".join([head, *rows])
 
 
@@ -256,7 +261,8 @@ def args_of(likelihood: Likelihood, data: Array, minimum: Minimum) -> tuple[Like
     """Arguments of ``OBJECTIVE`` at a minimum: with the walls that hold it, made so stiff that they stand still."""
     walls = lax.stop_gradient(make_walls(likelihood))
     stiffness = jnp.where(minimum.multipliers > 0, _STIFFENING, 1.0) * walls.stiffness
-    # At the minimum the push is the multiplier, whatever the stiffness, if the rate is taken to be at the margin exactly.
+    # At the minimum the push is the multiplier, whatever the stiffness, if the rate is taken to be at the margin
+    # exactly.
     nu = lax.stop_gradient(rates(likelihood, minimum.y).bins)
     margin = jnp.where(minimum.multipliers > 0, nu, walls.margin)
     return likelihood, data, Walls(minimum.multipliers, stiffness, margin)

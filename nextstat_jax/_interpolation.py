@@ -99,7 +99,7 @@ def factor_coefficients(hi: Any, lo: Any, xp: ModuleType = np) -> Any:
 
 
 class Factor(NamedTuple):
-    """Normsys factors in pieces: the factor is ``polynomial * exp(exponent)``; outside ``|alpha| < 1`` the first is 1."""
+    """Normsys factors in pieces: ``polynomial * exp(exponent)``; outside ``|alpha| < 1`` the polynomial is 1."""
 
     polynomial: Any
     exponent: Any

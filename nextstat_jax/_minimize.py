@@ -2,8 +2,8 @@
 
 Newton's method with Levenberg's damping and an active set for the bounds:
 
-- A step solves ``(H + damping * D) p = -g`` in the parameters that can move. Parameters that the step would carry over a
-  bound are put on it and the rest is solved again, so that a step is a step of the bounded problem.
+- A step solves ``(H + damping * D) p = -g`` in the parameters that can move. Parameters that the step would carry over
+  a bound are put on it and the rest is solved again, so that a step is a step of the bounded problem.
 - Where the Hessian is not positive definite, a positive semidefinite stand-in (Gauss and Newton's) takes its place.
 - The step is judged by the ratio of actual to predicted decrease. A point where the objective is not finite and a poor
   ratio raise the damping.
@@ -297,15 +297,15 @@ def _iterate(problem: Problem, args: Any, box: Box, max_steps: int, s: _State) -
     )
 
 
-def _next_damping(
-    damping: Array, accept: Array, ratio: Array, fresh: Array, near: Array, struggled: Array
-) -> Array:
-    """Raises the damping after a failure and lowers it after a good step; an old factorization's failure says nothing."""
+def _next_damping(damping: Array, accept: Array, ratio: Array, fresh: Array, near: Array, struggled: Array) -> Array:
+    """Raises the damping after a failure, lowers it after a good step; an old factorization's failure says nothing."""
     raised = jnp.where(damping > 0, 10.0 * damping, _DAMPING_START)
     # After failures at this point a quick descent would fail again at the next.
     lowered = jnp.where(struggled, 0.5, 0.1) * damping
     lowered = jnp.where(lowered < _DAMPING_END, 0.0, lowered)
-    after = jnp.where(ratio > 0.75, lowered, jnp.where(ratio < 0.25, jnp.where(damping > 0, 4.0 * damping, _DAMPING_START), damping))
+    after = jnp.where(
+        ratio > 0.75, lowered, jnp.where(ratio < 0.25, jnp.where(damping > 0, 4.0 * damping, _DAMPING_START), damping)
+    )
     after = jnp.where(near, 0.0, after)
     return jnp.where(accept, after, jnp.where(fresh, raised, damping))
 
@@ -323,7 +323,9 @@ def _choose_step(problem: Problem, args: Any, box: Box, pinned: Array, s: _State
 
 def _new_step(problem: Problem, args: Any, box: Box, pinned: Array, s: _State) -> _Step:
     """Factorizes and solves; parameters that would cross a bound are put on it and the rest is solved again."""
-    hessian, positive = lax.cond(s.stale, lambda: problem.curvatures(s.y, args, s.multipliers), lambda: (s.hessian, s.positive))
+    hessian, positive = lax.cond(
+        s.stale, lambda: problem.curvatures(s.y, args, s.multipliers), lambda: (s.hessian, s.positive)
+    )
     diagonal = jnp.diagonal(positive)
     scale = jnp.maximum(diagonal, 1e-6 * jnp.max(jnp.where(pinned, 0.0, diagonal)))
     shift = s.damping * scale

@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float
 
 from . import _derivatives
 from ._compile import Names, compile_workspace
 from ._errors import FitError, ModelError
-from ._likelihood import Likelihood, expected, rates, saturated
+from ._likelihood import Likelihood, add_saturated, expected, rates
 from ._templates import Key, with_templates
+from ._threads import limit_lapack_threads
 from ._workspace import read_workspace
 
 
@@ -44,8 +46,8 @@ class Parameter(NamedTuple):
 class HistFactoryModel:
     """A binned likelihood in the HistFactory form: a pytree of arrays with pure methods.
 
-    Make one with ``from_pyhf``. Parameters are in the order of ``parameter_names()``; a data vector holds the bins of all
-    channels and then the auxiliary data, both in pyhf's order.
+    Make one with ``from_pyhf``. Parameters are in the order of ``parameter_names()``; a data vector holds the bins of
+    all channels and then the auxiliary data, both in pyhf's order.
 
     Attributes:
         likelihood: The arrays and their static structure.
@@ -157,7 +159,8 @@ class HistFactoryModel:
 
         Args:
             params: Shape (n_params,).
-            data: Main and auxiliary data, shape (n_data,), or main data alone, shape (n_bins,); the observed by default.
+            data: Main and auxiliary data, shape (n_data,), or main data alone, shape (n_bins,); the observed by
+                default.
 
         Returns:
             Scalar; +inf where a bin's expected yield is negative, or zero with counts. Never NaN for finite parameters.
@@ -220,18 +223,20 @@ class HistFactoryModel:
     def with_templates(self, templates: Mapping[Key, Any], variations: str = "absolute") -> HistFactoryModel:
         """The model with other templates, differentiable with respect to them.
 
-        Staterror widths, shapesys counts with their auxiliary data, and the bins where they are not defined follow the new
-        numbers, as if the workspace had been edited. Uncertainties and normsys factors stay what they are unless given.
+        Staterror widths, shapesys counts with their auxiliary data, and the bins where they are not defined follow the
+        new numbers, as if the workspace had been edited. Uncertainties and normsys factors stay what they are unless
+        given.
 
         Args:
-            templates: Arrays by key. ``"signal"``: yields of that sample, concatenated over the channels where it appears, in
-                the order of ``channels``. ``("signal", "SR")``: in one channel. ``("signal", "jes", "hi")`` or ``"lo"``: a
-                histosys variation, over the channels where the sample carries it (for a normsys: its factor, a scalar).
-                ``("signal", "stat")``: absolute uncertainties of the staterror. ``("signal", "name", "uncertainty")``: those
-                of a named staterror or shapesys. The last three take a channel after the sample. A mapping that crosses
-                ``jit`` or ``grad`` itself needs keys of one type, since JAX sorts them: write ``("signal",)`` then.
-            variations: What happens to histosys variations that are not given when their nominal yields change: they keep
-                their ``"absolute"`` or their ``"relative"`` size.
+            templates: Arrays by key. ``"signal"``: yields of that sample, concatenated over the channels where it
+                appears, in the order of ``channels``. ``("signal", "SR")``: in one channel. ``("signal", "jes",
+                "hi")`` or ``"lo"``: a histosys variation, over the channels where the sample carries it (for a
+                normsys: its factor, a scalar). ``("signal", "stat")``: absolute uncertainties of the staterror.
+                ``("signal", "name", "uncertainty")``: those of a named staterror or shapesys. The last three take a
+                channel after the sample. A mapping that crosses ``jit`` or ``grad`` itself needs keys of one type,
+                since JAX sorts them: write ``("signal",)`` then.
+            variations: What happens to histosys variations that are not given when their nominal yields change: they
+                keep their ``"absolute"`` or their ``"relative"`` size.
 
         Raises:
             ModelError: For an unknown key, naming what there is, or a wrong shape.
@@ -271,13 +276,13 @@ class HistFactoryModel:
 
 @jax.jit
 def _nll(likelihood: Likelihood, params: Array, data: Array) -> Array:
-    return _derivatives.fast_deviance(likelihood, params, data) + saturated(likelihood, data)
+    return add_saturated(_derivatives.fast_deviance(likelihood, params, data), likelihood, data)
 
 
 @jax.jit
 def _nll_and_grad(likelihood: Likelihood, params: Array, data: Array) -> tuple[Array, Array]:
     value, gradient = _derivatives.value_and_gradient(likelihood, params, data)
-    return value + saturated(likelihood, data), gradient
+    return add_saturated(value, likelihood, data), gradient
 
 
 @jax.jit
@@ -297,7 +302,7 @@ def _cells(likelihood: Likelihood, params: Array) -> Array:
 
 def concrete(x: Any) -> bool:
     """Whether a value can be looked at: not traced by a JAX transformation."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def as_vector(x: Any, n: int, what: str, dtype: Any) -> Array:
@@ -357,8 +362,8 @@ def from_pyhf(
         patch: JSON patch operations, a path to them, an entry of a ``PatchSet``, or a list of such.
         normsys: Interpolation code, ``"code1"`` or ``"code4"``.
         histosys: Interpolation code, ``"code0"``, ``"code2"`` or ``"code4p"``. The two codes are independent.
-        dtype: ``"float64"`` or ``"float32"``. By default float64, and JAX's x64 mode is turned on if it was off; float32
-            works with x64 on or off and never touches the switch.
+        dtype: ``"float64"`` or ``"float32"``. By default float64, and JAX's x64 mode is turned on if it was off;
+            float32 works with x64 on or off and never touches the switch.
         clip_sample_data: Least yield of a sample in a bin, as pyhf's option of that name.
         clip_bin_data: Least yield of a bin.
 
@@ -366,7 +371,8 @@ def from_pyhf(
         The model; parameters and data are ordered as in pyhf.
 
     Raises:
-        WorkspaceError: If the workspace or a patch cannot be read: with the JSON path, what was found and what was expected.
+        WorkspaceError: If the workspace or a patch cannot be read: with the JSON path, what was found and what was
+            expected.
         ModelError: For an unknown option.
     """
     kind = _dtype(dtype)
@@ -382,6 +388,7 @@ def from_pyhf(
     )
     if kind == np.float64:
         _require_x64()
+    limit_lapack_threads()
     arrays = {name: jnp.asarray(value) for name, value in compiled.arrays.items()}
     return HistFactoryModel(Likelihood(**arrays, structure=compiled.structure), compiled.names)
 
@@ -390,7 +397,7 @@ def _dtype(dtype: Any) -> np.dtype:
     try:
         kind = np.dtype(np.float64 if dtype is None else dtype)
     except TypeError:
-        kind = None
+        kind = np.dtype(object)
     if kind not in (np.dtype(np.float64), np.dtype(np.float32)):
         raise ModelError(f"dtype={dtype!r}: expected 'float64' or 'float32'")
     return kind

@@ -43,7 +43,7 @@ class ProfileResult(eqx.Module):
     parameter_names: tuple[str, ...] = eqx.field(static=True)
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether the conditional minimum was found."""
         return self.status == _status.CONVERGED
 
@@ -63,8 +63,8 @@ class TestStatistic(eqx.Module):
         nll_fixed: NLL of the conditional fit.
         status_free: How the unconditional fit ended.
         status_fixed: How the conditional fit ended.
-        deficit: How far the difference of NLLs had to be raised to reach 0. More than 1e-3 says that a fit did not find its
-            minimum, whatever its status.
+        deficit: How far the difference of NLLs had to be raised to reach 0. More than 1e-3 says that a fit did not
+            find its minimum, whatever its status.
     """
 
     # pytest would collect the class for its name.
@@ -79,7 +79,7 @@ class TestStatistic(eqx.Module):
     deficit: Float[Array, ""]
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether both fits found their minimum and agree about which is lower."""
         both = (self.status_free == _status.CONVERGED) & (self.status_fixed == _status.CONVERGED)
         return both & (self.deficit <= 1e-3)
@@ -131,7 +131,7 @@ def _hold(model: HistFactoryModel, mu: Any) -> Conditions:
         raise FitError(f"mu has shape {mu.shape}: give one number, or vmap over several")
     if concrete(mu) and not np.isfinite(mu):
         raise FitError(f"mu is {mu}: give a finite number")
-    return fit_conditions(model, None, {model.poi: mu})
+    return fit_conditions(model, None, {model.names.poi: mu})
 
 
 def _pair(model: HistFactoryModel, mu: Any, data: Any) -> _Pair:
@@ -203,8 +203,8 @@ def q0(model: HistFactoryModel, data: Any = None) -> Float[Array, ""]:
         data: As in ``fit``.
 
     Returns:
-        Scalar. Differentiable with respect to model and data: the first derivative costs one gradient (envelope theorem),
-        second derivatives use implicit differentiation.
+        Scalar. Differentiable with respect to model and data: the first derivative costs one gradient (envelope
+        theorem), second derivatives use implicit differentiation.
 
     References:
         arXiv:1007.1727, equation 12.
@@ -230,8 +230,8 @@ def qmu_test(model: HistFactoryModel, mu: Any, data: Any = None) -> TestStatisti
 def qmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
     """Upper-limit test statistic: ``-2 ln lambda(mu)`` where mu-hat <= mu, else 0.
 
-    The parameter of interest keeps its bounds in the unconditional fit, as in pyhf; where they allow negative values this
-    is the paper's statistic.
+    The parameter of interest keeps its bounds in the unconditional fit, as in pyhf; where they allow negative values
+    this is the paper's statistic.
 
     Args:
         model: A model with a parameter of interest.
@@ -249,15 +249,15 @@ def qmu_tilde_test(model: HistFactoryModel, mu: Any, data: Any = None) -> TestSt
     model.require_poi()
     likelihood = model.likelihood
     poi = likelihood.structure.poi
-    bounded = model.replace_bounds(model.poi, lower=jnp.maximum(likelihood.lower[poi], 0.0))
+    bounded = model.replace_bounds(model.names.poi, lower=jnp.maximum(likelihood.lower[poi], 0.0))
     return qmu_test(bounded, mu, data)
 
 
 def qmu_tilde(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
     """Upper-limit test statistic for a signal that cannot be negative: as ``qmu``, with mu-hat held at 0 or above.
 
-    Where mu-hat would be negative the reference is the conditional fit at mu = 0, which is what a lower bound of 0 on the
-    parameter of interest gives; a model whose parameter of interest may be negative gets that bound here.
+    Where mu-hat would be negative the reference is the conditional fit at mu = 0, which is what a lower bound of 0 on
+    the parameter of interest gives; a model whose parameter of interest may be negative gets that bound here.
 
     References:
         arXiv:1007.1727, equation 16.
@@ -277,4 +277,4 @@ def zmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
 def safe_sqrt(x: Array, floor: float = 0.0) -> Array:
     """Square root with derivative 0 at and below ``floor``, instead of inf and NaN."""
     above = x > floor
-    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), np.sqrt(floor))
+    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), floor**0.5)

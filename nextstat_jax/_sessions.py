@@ -30,7 +30,8 @@ class Session(eqx.Module):
         model: The model.
         sample: Name of the sample.
         data: Data of the test, shape (n_data,), or None: then ``data_kind`` says which.
-        data_kind: ``"observed"`` (the model's), ``"asimov"`` (expected at mu = 1 with the given histogram) or ``"given"``.
+        data_kind: ``"observed"`` (the model's), ``"asimov"`` (expected at mu = 1 with the given histogram) or
+            ``"given"``.
     """
 
     model: HistFactoryModel
@@ -75,8 +76,8 @@ def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = 
     Args:
         model: The model.
         sample: Name of the sample whose yields the losses replace.
-        data: None or ``"observed"``: the model's data; ``"asimov"``: what the templates themselves predict at mu = 1, made
-            anew for each histogram; or an array of shape (n_data,) or (n_bins,).
+        data: None or ``"observed"``: the model's data; ``"asimov"``: what the templates themselves predict at mu = 1,
+            made anew for each histogram; or an array of shape (n_data,) or (n_bins,).
 
     Raises:
         ModelError: If there is no such sample, or data of a wrong shape.
@@ -150,8 +151,8 @@ def _root(q: Array, eps: float) -> Array:
 class SignificanceLoss(eqx.Module):
     """``-Z0`` of a signal histogram: a loss to minimize in place of cross-entropy.
 
-    Called with a histogram of shape (n_bins,), or with a mapping of templates so that backgrounds and systematic variations
-    may depend on the network as well. Works under ``jit``, ``grad`` and ``vmap``.
+    Called with a histogram of shape (n_bins,), or with a mapping of templates so that backgrounds and systematic
+    variations may depend on the network as well. Works under ``jit``, ``grad`` and ``vmap``.
 
     Args:
         model: The model.
@@ -205,5 +206,3 @@ class SignificanceLoss(eqx.Module):
     def z0(self, signal_histogram: Histogram) -> Float[Array, ""]:
         """The discovery significance."""
         return profiled_z0_loss(signal_histogram, self.session, self.eps)
-
-

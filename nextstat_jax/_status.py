@@ -15,10 +15,10 @@ INVALID_START = 4
 _MESSAGES = {
     CONVERGED: "converged",
     RUNNING: "not finished: the minimizer was interrupted",
-    STEP_LIMIT: "not converged: the step limit was reached; start nearer to the minimum or fix parameters that the data "
-    "do not constrain",
-    STALLED: "not converged: no step lowers the objective although its gradient is not zero; the minimum may lie on a kink "
-    "of the interpolation (code0, code1 and code2 have them) or next to a negative rate",
+    STEP_LIMIT: "not converged: the step limit was reached; start nearer to the minimum or fix parameters that the "
+    "data do not constrain",
+    STALLED: "not converged: no step lowers the objective although its gradient is not zero; the minimum may lie on a "
+    "kink of the interpolation (code0, code1 and code2 have them) or next to a negative rate",
     INVALID_START: "not started: the objective is not finite at the starting point; give another one",
 }
 

@@ -6,7 +6,6 @@ Two workspaces with equal structures share every compiled function, whatever the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +17,9 @@ from ._segments import GroupSum
 class Structure:
     """Index tables of a likelihood.
 
-    A *row* is one sample in one channel, a *cell* one bin of a row, an *entry* one normsys on one row. Rows are sorted by
-    channel, then sample; cells by row, then bin. Entries live in a table of shape ``(length, n_chunks)`` whose columns
-    belong to one row each; unused places point at parameter ``n_params``, which does not exist.
+    A *row* is one sample in one channel, a *cell* one bin of a row, an *entry* one normsys on one row. Rows are sorted
+    by channel, then sample; cells by row, then bin. Entries live in a table of shape ``(length, n_chunks)`` whose
+    columns belong to one row each; unused places point at parameter ``n_params``, which does not exist.
 
     Attributes:
         n_params: Number of parameters.
@@ -120,35 +119,17 @@ def _members(owners: np.ndarray, n_groups: int) -> list[list[int]]:
     return groups
 
 
-def _joined(parts: Sequence[tuple[list[list[int]], int]]) -> list[list[int]]:
-    """Groups over the concatenation of several inputs, from the groups over each input and its length."""
-    joined: list[list[int]] = [[] for _ in parts[0][0]]
-    offset = 0
-    for groups, size in parts:
-        for target, group in zip(joined, groups, strict=True):
-            target.extend(offset + i for i in group)
-        offset += size
-    return joined
-
-
 class Derived:
     """Index tables that follow from a structure: who gathers what in the rates, the gradient and the Hessian."""
 
     def __init__(self, s: Structure) -> None:
         n = s.n_params
         self.bins = GroupSum(_members(s.cell_bins, s.n_bins), s.n_cells)
-        self.rows = GroupSum(_members(s.cell_rows, s.n_rows), s.n_cells)
-        # Gradient: every parameter collects from [rows, cells, entries, shifts], concatenated.
         by_row = _members(s.row_factors.reshape(-1), n)
-        by_row = [[place % s.n_rows for place in group] for group in by_row] if s.n_rows else by_row
         by_cell = [[place % s.n_cells for place in group] for group in _members(s.cell_factors.reshape(-1), n)]
-        by_entry = _members(s.entry_params.reshape(-1), n)
-        by_shift = _members(s.shift_params, n)
-        parts = [(by_row, s.n_rows), (by_cell, s.n_cells), (by_entry, s.n_entries), (by_shift, s.n_shifts)]
-        self.params = GroupSum(_joined(parts), sum(size for _, size in parts))
         # A parameter that multiplies yields directly enters through its logarithmic derivative 1 / value.
         self.is_factor = np.array([bool(by_row[p] or by_cell[p]) for p in range(n)])
-        self.row_log_derivatives = self._row_table(s)
+        self._row_table(s)
         self.shift_of_param = np.full(n, s.n_shifts, dtype=np.int32)
         self.shift_of_param[s.shift_params] = np.arange(s.n_shifts)
         self._cell_parameters(s, by_cell)
@@ -157,27 +138,31 @@ class Derived:
         self.poisson_of_param = np.full(n, len(s.poisson_params), dtype=np.int32)
         self.poisson_of_param[s.poisson_params] = np.arange(len(s.poisson_params))
 
-    @staticmethod
-    def _row_table(s: Structure) -> np.ndarray:
-        """For each (row, parameter): where its logarithmic derivative stands in [entries, 1 / parameters]."""
-        table = np.full((s.n_rows, s.n_params), s.n_entries + s.n_params, dtype=np.int32)
-        for place, (parameter, row) in enumerate(
-            zip(s.entry_params.reshape(-1), np.broadcast_to(s.chunk_rows, s.entry_params.shape).reshape(-1), strict=True)
-        ):
-            if parameter < s.n_params:
-                table[row, parameter] = place
+    def _row_table(self, s: Structure) -> None:
+        """For each row and each parameter that acts on rows: where its logarithmic derivative stands.
+
+        The place is one in [entries, 1 / parameters]; beyond both where the parameter does not act on the row.
+        """
+        n = s.n_params
+        acting = sorted({int(p) for p in [*s.entry_params.reshape(-1), *s.row_factors.reshape(-1)] if p < n})
+        self.row_param_of_param = np.full(n, len(acting), dtype=np.int32)
+        self.row_param_of_param[acting] = np.arange(len(acting))
+        table = np.full((s.n_rows, len(acting)), s.n_entries + n, dtype=np.int32)
+        rows = np.broadcast_to(s.chunk_rows, s.entry_params.shape).reshape(-1)
+        for place, (parameter, row) in enumerate(zip(s.entry_params.reshape(-1), rows, strict=True)):
+            if parameter < n:
+                table[row, self.row_param_of_param[parameter]] = place
         for factors in s.row_factors:
             for row, parameter in enumerate(factors):
-                if parameter < s.n_params:
-                    table[row, parameter] = s.n_entries + parameter
-        return table
+                if parameter < n:
+                    table[row, self.row_param_of_param[parameter]] = s.n_entries + parameter
+        self.row_log_derivatives = table
 
     def _cell_parameters(self, s: Structure, by_cell: list[list[int]]) -> None:
         """Tables for the parameters that multiply single bins (the gammas)."""
         n, n_rows = s.n_params, s.n_rows
         gammas = [p for p in range(n) if by_cell[p]]
         self.gammas = np.array(gammas, dtype=np.int32)
-        self.gamma_cells = GroupSum([by_cell[p] for p in gammas], s.n_cells)
         # Cells of each bin and of each gamma, spread over the rows: at most one cell of a row in either.
         owners = _members(s.cell_bins, s.n_bins) + [by_cell[p] for p in gammas]
         self.cell_by_row = np.full((len(owners), n_rows), s.n_cells, dtype=np.int32)
@@ -185,6 +170,7 @@ class Derived:
             self.cell_by_row[k, s.cell_rows[cells]] = cells
         self.gamma_of_param = np.full(n, len(gammas), dtype=np.int32)
         self.gamma_of_param[self.gammas] = np.arange(len(gammas))
+        self.gamma_of_param_padded = np.append(self.gamma_of_param, len(gammas)).astype(np.int32)
         # d(bin) / d(gamma): cells grouped by the (bin, gamma) pairs that exist.
         pairs: dict[tuple[int, int], list[int]] = {}
         for p in gammas:

@@ -1,7 +1,7 @@
 """Replacing yields, shifts and uncertainties in a likelihood without building it again.
 
-What follows from the replaced numbers (staterror widths, shapesys counts, which bins lost their uncertainty) follows here
-too, differentiably, so that the result equals the likelihood of a workspace edited in the same way.
+What follows from the replaced numbers (staterror widths, shapesys counts, which bins lost their uncertainty) follows
+here too, differentiably, so that the result equals the likelihood of a workspace edited in the same way.
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ def _target(names: Names, key: Key) -> _Target:
     if isinstance(key, str):
         key = (key,)
     if not (isinstance(key, tuple) and 1 <= len(key) <= 4 and all(isinstance(part, str) for part in key)):
-        raise ModelError(f"template key {key!r}: expected a sample, (sample, channel), (sample, 'stat') or "
-                         "(sample, modifier, 'hi' | 'lo' | 'uncertainty'), each with an optional channel after the sample")
+        raise ModelError(
+            f"template key {key!r}: expected a sample, (sample, channel), (sample, 'stat') or "
+            "(sample, modifier, 'hi' | 'lo' | 'uncertainty'), each with an optional channel after the sample"
+        )
     sample, *rest = key
     # Three parts are (sample, modifier, side) unless the last is "stat", which needs no modifier.
     with_channel = len(key) in (2, 4) or key[-1] == "stat"
@@ -94,8 +96,8 @@ def _target(names: Names, key: Key) -> _Target:
     if len(rest) == 2 and rest[1] in ("hi", "lo"):
         return _variation(names, key, rows, rest[0], rest[1])
     raise ModelError(
-        f"template key {key!r}: {rest[0]!r} is neither a channel ({', '.join(names.channels)}) nor followed by 'hi', 'lo' "
-        "or 'uncertainty'"
+        f"template key {key!r}: {rest[0]!r} is neither a channel ({', '.join(names.channels)}) nor followed by 'hi', "
+        "'lo' or 'uncertainty'"
     )
 
 
@@ -120,7 +122,9 @@ def _uncertainty(names: Names, key: Key, rows: list[int], name: str | None) -> _
         if row in rows and (mine == name if name else kind == "staterror")
     ]
     if not places:
-        raise ModelError(f"template key {key!r}: that sample carries no {'modifier ' + repr(name) if name else 'staterror'}")
+        raise ModelError(
+            f"template key {key!r}: that sample carries no {'modifier ' + repr(name) if name else 'staterror'}"
+        )
     return _Target("uncertainty", np.concatenate(places))
 
 
@@ -132,7 +136,9 @@ def _variation(names: Names, key: Key, rows: list[int], name: str, side: str) ->
     if places:
         return _Target(f"factor {side}", places)
     known = sorted({n for row in rows for n in names.row_shifts[row]} | {n for r, n, _ in names.entries if r in rows})
-    raise ModelError(f"template key {key!r}: that sample carries no histosys or normsys {name!r}; it has: {', '.join(known)}")
+    raise ModelError(
+        f"template key {key!r}: that sample carries no histosys or normsys {name!r}; it has: {', '.join(known)}"
+    )
 
 
 def _value(likelihood: Likelihood, key: Key, value: Any, target: _Target) -> Array:
@@ -197,5 +203,3 @@ def _follow(likelihood: Likelihood, names: Names, targets: Mapping[Key, _Target]
     free = np.array([follows(p, "fixed") for p in range(s.n_params)], dtype=bool)
     frozen = jnp.where(free, degenerate, likelihood.frozen)
     return replace(likelihood, widths=widths, tau=tau, observed=observed, frozen=frozen)
-
-

@@ -401,7 +401,10 @@ class Workspace(msgspec.Struct, frozen=True):
                     yield Occurrence(channel.name, sample.name, item.name, item.type, bins, path)
 
     def _require_observations(self) -> None:
-        """Refuse missing and surplus observations, and those of another number of bins."""
+        """Refuse missing observations and those of another number of bins.
+
+        An observation without channel is ignored, as in pyhf: patches that remove channels leave it behind.
+        """
         channels = {channel.name: channel for channel in self.channels}
         observed = {observation.name for observation in self.observations}
         for index, channel in enumerate(self.channels):
@@ -409,9 +412,8 @@ class Workspace(msgspec.Struct, frozen=True):
                 fail(f"$.channels[{index}]", "a channel without observation", "its counts in $.observations")
         for index, observation in enumerate(self.observations):
             path = f"$.observations[{index}]"
-            if observation.name not in channels:
-                fail(path, "an observation without channel", f"the name of a channel: one of {list(channels)}")
-            require_length(observation.data, channels[observation.name].bins, f"{path}.data", "one for each bin")
+            if observation.name in channels:
+                require_length(observation.data, channels[observation.name].bins, f"{path}.data", "one for each bin")
 
 
 def check_measurement(workspace: Workspace, measurement: Measurement) -> Measurement:

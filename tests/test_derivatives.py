@@ -74,8 +74,16 @@ def test_written_out_derivatives_equal_automatic_ones(name):
 def test_codes_and_clips(factor_code, shift_code):
     spec = one_channel(
         [
-            sample("s", [5.0, -1.0], normfactor("mu"), normsys("a", 0.9, 1.15), histosys("a", [3.5, -2.0], [6.0, -0.5])),
-            sample("b", [20.0, 30.0], normsys("a", 0.95, 1.1), histosys("a", [18.0, 28.5], [23.0, 31.0]), normsys("c", 0.8, 1.1)),
+            sample(
+                "s", [5.0, -1.0], normfactor("mu"), normsys("a", 0.9, 1.15), histosys("a", [3.5, -2.0], [6.0, -0.5])
+            ),
+            sample(
+                "b",
+                [20.0, 30.0],
+                normsys("a", 0.95, 1.1),
+                histosys("a", [18.0, 28.5], [23.0, 31.0]),
+                normsys("c", 0.8, 1.1),
+            ),
         ],
         [24.0, 33.0],
     )

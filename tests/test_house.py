@@ -20,7 +20,17 @@ MAX_FUNCTION_LINES = 80
 # From the ground up. A module imports from floors below its own or from modules to its left on its own floor, so that
 # nothing imports in a circle. A package such as _modifiers stands on one floor as a whole.
 FLOORS = (
-    ("_errors", "_segments", "_interpolation", "_soft_histogram", "_checks", "_patches", "_workspace"),
+    (
+        "_errors",
+        "_segments",
+        "_interpolation",
+        "_soft_histogram",
+        "_checks",
+        "_patches",
+        "_workspace",
+        "_threads",
+        "_batch",
+    ),
     ("_structure", "_modifiers", "_compile"),
     ("_likelihood", "_derivatives", "_templates", "_model"),
     ("_status", "_minimize", "_adjoint"),

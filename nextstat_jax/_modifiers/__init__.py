@@ -3,8 +3,7 @@
 from . import histosys, lumi, normfactor, normsys, shapefactor, shapesys, staterror
 from ._base import Constraint, Effect, ModifierType, Occurrence, ParameterSet
 
-REGISTRY: dict[str, ModifierType] = {
-    module.TYPE: module for module in (normfactor, normsys, histosys, shapesys, staterror, shapefactor, lumi)
-}
+_TYPES: tuple[ModifierType, ...] = (normfactor, normsys, histosys, shapesys, staterror, shapefactor, lumi)
+REGISTRY: dict[str, ModifierType] = {modifier.TYPE: modifier for modifier in _TYPES}
 
 __all__ = ["REGISTRY", "Constraint", "Effect", "ModifierType", "Occurrence", "ParameterSet"]

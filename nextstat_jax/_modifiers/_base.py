@@ -55,7 +55,8 @@ class ParameterSet:
     """The parameters behind one name, in the order of the parameter vector; every array has shape (n,).
 
     ``width`` is the standard deviation of a normal constraint, ``factor`` the expected auxiliary count of a Poisson
-    constraint per unit of the parameter. ``frozen`` marks parameters that cannot move; ``notes`` says why, for a warning.
+    constraint per unit of the parameter. ``frozen`` marks parameters that cannot move; ``notes`` says why, for a
+    warning.
     """
 
     name: str
@@ -79,9 +80,17 @@ class ParameterSet:
 class ModifierType(Protocol):
     """A modifier type: one module of this package."""
 
-    TYPE: str
-    EFFECT: Effect
-    CONSTRAINT: Constraint
+    @property
+    def TYPE(self) -> str:  # noqa: N802
+        ...
+
+    @property
+    def EFFECT(self) -> Effect:  # noqa: N802
+        ...
+
+    @property
+    def CONSTRAINT(self) -> Constraint:  # noqa: N802
+        ...
 
     def parameter_set(self, name: str, occurrences: Sequence[Occurrence], config: ParameterConfig) -> ParameterSet:
         """The parameters that all occurrences of one name share."""
