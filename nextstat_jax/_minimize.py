@@ -254,7 +254,7 @@ def _iterate(problem: Problem, args: Any, box: Box, max_steps: int, s: _State) -
     ratio = jnp.where(near, 1.0, ratio)
     damping_used = jnp.where(step.fresh, s.damping, s.factored_at)
     # Or as far down as rounding lets it: a new factorization that no longer shrinks the EDM.
-    at_end = (edm < tol.end) | (near & step.fresh & (edm > 0.1 * s.edm))
+    at_end = (edm < tol.end) | (near & (s.edm < tol.near) & step.fresh & (edm > 0.1 * s.edm))
     minimum = accept & at_end & (damping_used <= _DAMPING_START)
     multipliers, violation = lax.cond(
         minimum,

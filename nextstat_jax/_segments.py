@@ -78,10 +78,6 @@ class GroupSum:
         total = take(x, self.first, 0.0).sum(0)
         return total if self.second is None else take(total, self.second, 0.0).sum(0)
 
-    def tables(self) -> list[np.ndarray]:
-        """The index tables, which decide equality of two structures."""
-        return [self.first] if self.second is None else [self.first, self.second]
-
 
 def product(x: Array) -> Array:
     """Product over the first axis, unrolled: its derivative is exact at zeros and costs one pass."""
