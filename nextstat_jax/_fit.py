@@ -192,6 +192,19 @@ def fit(
         FitError: For unknown names in ``fixed``, NaN, or a start outside the bounds.
         ModelError: For wrong shapes.
 
+    Example:
+        >>> from nextstat_jax._model import from_pyhf
+        >>> signal = {"name": "s", "data": [10.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]}
+        >>> model = from_pyhf({
+        ...     "channels": [{"name": "SR", "samples": [signal, {"name": "b", "data": [50.0], "modifiers": []}]}],
+        ...     "observations": [{"name": "SR", "data": [64.0]}],
+        ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
+        ...     "version": "1.0.0",
+        ... })
+        >>> result = fit(model)
+        >>> result.message, round(float(result.mu), 6), round(float(result.mu_uncertainty), 6)
+        ('converged', 1.4, 0.8)
+
     References:
         EDM: F. James, M. Roos, Comput. Phys. Commun. 10 (1975) 343.
     """

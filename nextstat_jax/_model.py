@@ -116,6 +116,12 @@ class HistFactoryModel:
         s = self.likelihood.structure
         return {"normsys": s.normsys, "histosys": s.histosys}
 
+    @property
+    def clips(self) -> dict[str, float | None]:
+        """Least yields of a sample in a bin and of a bin, by the names of ``from_pyhf``'s options."""
+        s = self.likelihood.structure
+        return {"clip_sample_data": s.clip_sample, "clip_bin_data": s.clip_bin}
+
     def parameters(self) -> tuple[Parameter, ...]:
         """All parameters with their initial values, bounds and constraints."""
         k = self.likelihood
@@ -364,7 +370,8 @@ def from_pyhf(
         histosys: Interpolation code, ``"code0"``, ``"code2"`` or ``"code4p"``. The two codes are independent.
         dtype: ``"float64"`` or ``"float32"``. By default float64, and JAX's x64 mode is turned on if it was off;
             float32 works with x64 on or off and never touches the switch.
-        clip_sample_data: Least yield of a sample in a bin, as pyhf's option of that name.
+        clip_sample_data: Least yield of a sample in a bin, as pyhf's option of that name. A sample that a channel lacks
+            stays absent (pyhf lifts it too, which shows for positive values).
         clip_bin_data: Least yield of a bin.
 
     Returns:
@@ -374,6 +381,21 @@ def from_pyhf(
         WorkspaceError: If the workspace or a patch cannot be read: with the JSON path, what was found and what was
             expected.
         ModelError: For an unknown option.
+
+    Example:
+        >>> strength = {"name": "mu", "type": "normfactor", "data": None}
+        >>> signal = {"name": "signal", "data": [10.0], "modifiers": [strength]}
+        >>> background = {"name": "background", "data": [50.0], "modifiers": []}
+        >>> model = from_pyhf({
+        ...     "channels": [{"name": "SR", "samples": [signal, background]}],
+        ...     "observations": [{"name": "SR", "data": [64.0]}],
+        ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
+        ...     "version": "1.0.0",
+        ... })
+        >>> model
+        HistFactoryModel(1 channels, 1 bins, 2 samples, 1 parameters, poi='mu', float64)
+        >>> print(model.expected_data([1.4]))
+        [64.]
     """
     kind = _dtype(dtype)
     spec = read_workspace(workspace, patch)

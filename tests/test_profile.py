@@ -282,6 +282,25 @@ def test_precision_switches(name):
     assert single["q0"] == pytest.approx(double["q0"], abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simple", "complex", "tHu"])
+def test_single_precision_on_published_workspaces(name, workspaces_dir):
+    path = str(workspaces_dir / f"{name}.json")
+    single, double = run(path=path, dtype="float32", arrays=True), run(path=path, dtype=None, arrays=False)
+    assert single["x64"] is False
+    assert single["converged"]
+    widths = np.asarray(nextstat.fit(nextstat.from_pyhf(path)).uncertainties)
+    difference = np.abs(np.array(single["params"]) - np.array(double["params"]))
+    assert (difference <= 1e-2 * widths + 1e-6).all()
+    assert single["q0"] == pytest.approx(double["q0"], abs=1e-3)
+
+
+def test_clips_are_recorded():
+    model = nextstat.from_pyhf(OWN / "one_shapesys.json", clip_bin_data=0.0)
+    assert model.clips == {"clip_sample_data": None, "clip_bin_data": 0.0}
+    assert model.interpolation == {"normsys": "code4", "histosys": "code4p"}
+
+
 def test_float32_arguments_are_promoted_and_come_back():
     model = nextstat.from_pyhf(OWN / "one_shapesys.json")
     point = jnp.asarray(model.parameter_init(), jnp.float32)
