@@ -77,7 +77,7 @@ format: $(VENV)/.stamp
 	$(VENV)/bin/ruff format .
 
 test: lint
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --durations=15 $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.stamp
 	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)

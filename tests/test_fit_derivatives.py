@@ -50,27 +50,22 @@ def model():
 DATA = {"excess": [42.0, 39.0, 27.0], "deficit (mu on its bound)": [35.0, 24.0, 21.0]}
 
 
-@pytest.mark.parametrize("main", DATA.values(), ids=DATA)
-def test_fit_with_respect_to_data(model, main):
-    data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
+@pytest.fixture(scope="module")
+def of_data(model):
+    """Answers of a fit as a function of the data, with both Jacobians, compiled once."""
 
-    @jax.jit
     def answers(d):
         fit = nextstat.fit(model, data=d)
         return jnp.concatenate([fit.params, fit.uncertainties, fit.nll[None]])
 
-    expected = differences(answers, data)
-    assert_close(jax.jacrev(answers)(data), expected)
-    assert_close(jax.jacfwd(answers)(data), expected)
+    return jax.jit(answers), jax.jit(jax.jacrev(answers)), jax.jit(jax.jacfwd(answers))
 
 
-@pytest.mark.parametrize("main", DATA.values(), ids=DATA)
-def test_statistics_with_respect_to_templates(model, main):
-    data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
-    templates = jnp.concatenate([model.template("signal"), model.template("bkg")])
+@pytest.fixture(scope="module")
+def of_templates(model):
+    """Test statistics as a function of templates and data, with both Jacobians, compiled once."""
 
-    @jax.jit
-    def answers(x):
+    def answers(x, data):
         changed = model.with_templates({"signal": x[:3], "bkg": x[3:]})
         return jnp.stack(
             [
@@ -81,12 +76,29 @@ def test_statistics_with_respect_to_templates(model, main):
             ]
         )
 
-    expected = differences(answers, templates)
-    if float(answers(templates)[0]) == 0:
+    return jax.jit(answers), jax.jit(jax.jacrev(answers)), jax.jit(jax.jacfwd(answers))
+
+
+@pytest.mark.parametrize("main", DATA.values(), ids=DATA)
+def test_fit_with_respect_to_data(model, of_data, main):
+    data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
+    answers, reverse, forward = of_data
+    expected = differences(answers, data)
+    assert_close(reverse(data), expected)
+    assert_close(forward(data), expected)
+
+
+@pytest.mark.parametrize("main", DATA.values(), ids=DATA)
+def test_statistics_with_respect_to_templates(model, of_templates, main):
+    data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
+    templates = jnp.concatenate([model.template("signal"), model.template("bkg")])
+    answers, reverse, forward = of_templates
+    expected = differences(lambda x: answers(x, data), templates)
+    if float(answers(templates, data)[0]) == 0:
         # On the bound q0 vanishes, and differences of its root are rounding.
         expected[1] = 0.0
-    assert_close(jax.jacrev(answers)(templates), expected)
-    assert_close(jax.jacfwd(answers)(templates), expected)
+    assert_close(reverse(templates, data), expected)
+    assert_close(forward(templates, data), expected)
 
 
 def test_second_derivative_of_q0(model):
