@@ -93,8 +93,8 @@ def compile_workspace(
     *,
     normsys: str = "code4",
     histosys: str = "code4p",
-    clip_sample_data: float | None = None,
-    clip_bin_data: float | None = None,
+    clip_sample_data: Any = None,
+    clip_bin_data: Any = None,
     dtype: Any = np.float64,
 ) -> Compiled:
     """Turns a checked workspace into arrays.
@@ -121,7 +121,7 @@ def compile_workspace(
     n_params = sum(s.n for s in sets.values())
     _warn(sets, occurrences, rows, channels)
 
-    cells = _cells(rows, channels, occurrences, sets, first, n_params)
+    cells = _cells(rows, channels, occurrences, first, n_params)
     entries = _entries(rows, occurrences, first, n_params)
     shifts = _shifts(rows, occurrences, first, cells["nominal"])
     constraints = _constraints(sets, first)
@@ -202,12 +202,13 @@ def _names(
     )
 
 
-def _check_options(normsys: str, histosys: str, clip_sample: float | None, clip_bin: float | None) -> None:
+def _check_options(normsys: str, histosys: str, clip_sample: Any, clip_bin: Any) -> None:
     for option, code, allowed in (("normsys", normsys, NORMSYS_CODES), ("histosys", histosys, HISTOSYS_CODES)):
         if code not in allowed:
             raise ModelError(f"{option}={code!r}: expected one of {', '.join(allowed)}")
     for option, value in (("clip_sample_data", clip_sample), ("clip_bin_data", clip_bin)):
-        if value is not None and (isinstance(value, bool) or not np.isfinite(value)):
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if value is not None and not (number and np.isfinite(value)):
             raise ModelError(f"{option}={value!r}: expected a finite number or None")
     if histosys == "code2":
         warnings.warn("histosys='code2' jumps at |alpha| = 1, as in pyhf: fits may stop there", stacklevel=4)
@@ -272,7 +273,6 @@ def _cells(
     rows: Sequence[Row],
     channels: Sequence[Channel],
     occurrences: dict[tuple[str, str], list[Occurrence]],
-    sets: dict[str, ParameterSet],
     first: dict[str, int],
     n_params: int,
 ) -> dict[str, Any]:

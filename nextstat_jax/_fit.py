@@ -17,7 +17,7 @@ from ._adjoint import Objective, Pins, attach, value_at_minimum
 from ._errors import FitError, ModelError
 from ._likelihood import Likelihood, Walls, rates, saturated
 from ._minimize import Box, Minimum, Problem, active, covariance, minimize
-from ._model import HistFactoryModel, as_data, as_vector, concrete
+from ._model import HistFactoryModel, as_array, as_data, as_vector, concrete, require_model
 
 PROBLEM = Problem(
     lambda y, args, z: _derivatives.value_and_gradient(args[0], y, args[1], args[2]._replace(multipliers=z)),
@@ -172,7 +172,7 @@ def fit(
     model: HistFactoryModel,
     data: Any = None,
     init: Any = None,
-    fixed: Mapping[str, Any] | None = None,
+    fixed: Any = None,
 ) -> FitResult:
     """Maximizes the likelihood.
 
@@ -183,7 +183,8 @@ def fit(
         model: The model.
         data: Main and auxiliary data, shape (n_data,), or main data alone, shape (n_bins,); the model's own by default.
         init: Starting point, shape (n_params,); the model's by default. The minimum does not depend on it.
-        fixed: Values of parameters to hold, by name. Parameters that the measurement fixes are held in any case.
+        fixed: Values of parameters to hold, by name, inside their bounds or not. Parameters that the measurement fixes
+            are held in any case.
 
     Returns:
         ``FitResult``. Numerical trouble is reported in ``status``, never raised.
@@ -208,6 +209,7 @@ def fit(
     References:
         EDM: F. James, M. Roos, Comput. Phys. Commun. 10 (1975) 343.
     """
+    require_model(model)
     likelihood = model.likelihood
     data = as_data(model, data)
     conditions = fit_conditions(model, init, fixed)
@@ -216,16 +218,18 @@ def fit(
     return FitResult(*parts, parameter_names=model.names.parameters, poi_index=likelihood.structure.poi)
 
 
-def fit_conditions(model: HistFactoryModel, init: Any, fixed: Mapping[str, Any] | None) -> Conditions:
+def fit_conditions(model: HistFactoryModel, init: Any, fixed: Any) -> Conditions:
     """Checks start and fixed values at the door and turns them into arrays."""
     likelihood = model.likelihood
     start = likelihood.init if init is None else as_vector(init, model.n_params, "init", likelihood.dtype)
     if init is not None and concrete(start):
         _check_start(model, np.asarray(start))
     held = likelihood.frozen > 0
+    if fixed is not None and not isinstance(fixed, Mapping):
+        raise FitError(f"fixed is a {type(fixed).__name__}: give a mapping from parameter names to values")
     for name, value in (fixed or {}).items():
         index = model.index(name)
-        value = jnp.asarray(value, likelihood.dtype)
+        value = as_array(value, f"fixed[{name!r}]", likelihood.dtype)
         if value.ndim:
             raise FitError(f"fixed[{name!r}] has shape {value.shape}: give one number, or vmap over several")
         if concrete(value) and not np.isfinite(value):

@@ -266,6 +266,9 @@ class HistFactoryModel:
     def replace_bounds(self, name: str, lower: Any = None, upper: Any = None) -> HistFactoryModel:
         """The model with other bounds on one parameter; a bound that is None stays."""
         k, i = self.likelihood, self.index(name)
+        ends = [old if new is None else new for old, new in ((k.lower[i], lower), (k.upper[i], upper))]
+        if all(map(concrete, ends)) and not float(ends[0]) <= float(ends[1]):
+            raise FitError(f"bounds of {name}: {float(ends[0]):g} is not below {float(ends[1]):g}")
         low = k.lower if lower is None else k.lower.at[i].set(lower)
         high = k.upper if upper is None else k.upper.at[i].set(upper)
         return replace(self, likelihood=replace(k, lower=low, upper=high))
@@ -311,11 +314,25 @@ def concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
+def require_model(model: Any) -> None:
+    """``ModelError`` for anything but a model, a workspace that was not read for example."""
+    if not isinstance(model, HistFactoryModel):
+        raise ModelError(f"expected a model as from_pyhf returns it, found {type(model).__name__}")
+
+
+def as_array(x: Any, what: str, dtype: Any) -> Array:
+    """``x`` as an array of the model's dtype; ``ModelError`` for what is no array of numbers."""
+    try:
+        return jnp.asarray(x, dtype)
+    except (TypeError, ValueError):
+        raise ModelError(f"{what} is {x!r:.60}: expected numbers") from None
+
+
 def as_vector(x: Any, n: int, what: str, dtype: Any) -> Array:
     """``x`` as an array of shape (n,) and the model's dtype; ``ModelError`` for another shape."""
     if isinstance(x, jax.Array) and x.shape == (n,) and x.dtype == dtype:
         return x
-    array = jnp.asarray(x, dtype)
+    array = as_array(x, what, dtype)
     if array.shape != (n,):
         hint = "; use jax.vmap for a batch" if array.ndim == 2 and array.shape[1] == n else ""
         raise ModelError(f"{what} has shape {array.shape}, expected ({n},){hint}")
@@ -328,7 +345,7 @@ def as_data(model: HistFactoryModel, data: Any) -> Array:
     if data is None:
         return likelihood.observed
     n, n_bins = model.n_data, model.n_bins
-    array = jnp.asarray(data, likelihood.dtype)
+    array = as_array(data, "data", likelihood.dtype)
     if array.shape == (n_bins,) and n != n_bins:
         array = jnp.concatenate([array, likelihood.observed[n_bins:]])
     if array.shape != (n,):
@@ -341,6 +358,10 @@ def as_data(model: HistFactoryModel, data: Any) -> Array:
         if (values[:n_bins] < 0).any():
             k = int(np.argmax(values[:n_bins] < 0))
             raise ModelError(f"data[{k}] is {values[k]:g}: counts cannot be negative")
+        counts = n_bins + likelihood.structure.poisson_aux
+        if (values[counts] < 0).any():
+            k = int(counts[np.argmax(values[counts] < 0)])
+            raise ModelError(f"data[{k}] is {values[k]:g}: the auxiliary data of a shapesys are counts, not negative")
     return array
 
 
@@ -357,8 +378,8 @@ def from_pyhf(
     normsys: str = "code4",
     histosys: str = "code4p",
     dtype: Any = None,
-    clip_sample_data: float | None = None,
-    clip_bin_data: float | None = None,
+    clip_sample_data: Any = None,
+    clip_bin_data: Any = None,
 ) -> HistFactoryModel:
     """Reads a HistFactory workspace in pyhf's JSON form.
 

@@ -20,7 +20,7 @@ from ._errors import FitError
 from ._fit import OBJECTIVE, Conditions, args_of, fit_conditions, pins_of, solve_fit
 from ._likelihood import Likelihood, saturated
 from ._minimize import Minimum
-from ._model import HistFactoryModel, as_data, concrete
+from ._model import HistFactoryModel, as_array, as_data, concrete, require_model
 
 
 class ProfileResult(eqx.Module):
@@ -110,6 +110,7 @@ def profile(model: HistFactoryModel, mu: Any, data: Any = None) -> ProfileResult
         ModelError: Without a parameter of interest, or for wrong shapes.
         FitError: For a ``mu`` that is not a finite scalar.
     """
+    require_model(model)
     model.require_poi()
     likelihood, data = model.likelihood, as_data(model, data)
     conditions = _hold(model, mu)
@@ -126,7 +127,7 @@ def _profiled(likelihood: Likelihood, data: Array, minimum: Minimum, conditions:
 
 
 def _hold(model: HistFactoryModel, mu: Any) -> Conditions:
-    mu = jnp.asarray(mu, model.likelihood.dtype)
+    mu = as_array(mu, "mu", model.likelihood.dtype)
     if mu.ndim:
         raise FitError(f"mu has shape {mu.shape}: give one number, or vmap over several")
     if concrete(mu) and not np.isfinite(mu):
@@ -135,6 +136,7 @@ def _hold(model: HistFactoryModel, mu: Any) -> Conditions:
 
 
 def _pair(model: HistFactoryModel, mu: Any, data: Any) -> _Pair:
+    require_model(model)
     model.require_poi()
     likelihood, data = model.likelihood, as_data(model, data)
     free, fixed = fit_conditions(model, None, None), _hold(model, mu)
@@ -176,7 +178,7 @@ def _compare(
 
 
 def _statistic(pair: _Pair, gap: Array, zero: Array) -> TestStatistic:
-    # A gap at rounding level below 0 counts as 0; its derivative is kept, since it vanishes there by itself.
+    # Rounding may put the gap below 0; deficit tells how far.
     value = jnp.where(zero | (gap <= 0), 0.0, 2.0 * gap)
     return TestStatistic(
         value,
@@ -246,6 +248,7 @@ def qmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
 
 def qmu_tilde_test(model: HistFactoryModel, mu: Any, data: Any = None) -> TestStatistic:
     """``qmu_tilde`` with the fits behind it; arguments as there."""
+    require_model(model)
     model.require_poi()
     likelihood = model.likelihood
     poi = likelihood.structure.poi

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from ._errors import ModelError
-from ._model import HistFactoryModel, as_data, concrete
+from ._model import HistFactoryModel, as_data, concrete, require_model
 from ._profile import q0, qmu_tilde, safe_sqrt
 
 Histogram = Any
@@ -64,10 +65,9 @@ class Session(eqx.Module):
 
 
 def _check_yields(key: Any, value: Any) -> None:
-    if concrete(value) and not isinstance(value, list | tuple):
-        values = np.asarray(value)
-        if not np.isfinite(values).all():
-            raise ModelError(f"template {key!r} holds a number that is not finite")
+    leaves = [leaf for leaf in jax.tree.leaves(value) if not isinstance(leaf, str)]
+    if all(map(concrete, leaves)) and not all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves):
+        raise ModelError(f"template {key!r} holds a number that is not finite")
 
 
 def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
@@ -82,6 +82,7 @@ def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = 
     Raises:
         ModelError: If there is no such sample, or data of a wrong shape.
     """
+    require_model(model)
     model.template(sample)
     if data is None or isinstance(data, str):
         if data not in (None, "observed", "asimov"):
@@ -92,6 +93,7 @@ def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = 
 
 def create_profiled_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
     """A session for the profiled losses: as ``create_session``, for a model with a parameter of interest."""
+    require_model(model)
     model.require_poi()
     return create_session(model, sample, data)
 
@@ -153,6 +155,8 @@ class SignificanceLoss(eqx.Module):
 
     Called with a histogram of shape (n_bins,), or with a mapping of templates so that backgrounds and systematic
     variations may depend on the network as well. Works under ``jit``, ``grad`` and ``vmap``.
+    Keep some background in every bin: with counts where nothing but signal is expected, Z0 is infinite and has no
+    gradient.
 
     Args:
         model: The model.
@@ -178,8 +182,8 @@ class SignificanceLoss(eqx.Module):
         negate: bool = True,
         eps: float = _EPS,
     ) -> None:
-        if not (isinstance(eps, int | float) and eps >= 0):
-            raise ModelError(f"eps={eps!r}: expected a number that is not negative")
+        if not (isinstance(eps, int | float) and 0 <= eps < float("inf")):
+            raise ModelError(f"eps={eps!r}: expected a finite number that is not negative")
         self.session = create_profiled_session(model, sample, data)
         self.negate = negate
         self.eps = eps

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ._errors import ModelError
+
 Mode = Literal["kde", "sigmoid"]
 Outside = Literal["drop", "clip"]
 
@@ -206,7 +208,7 @@ def _flatten(
     x = _as_float(scores)
     w = jnp.ones_like(x) if weights is None else jnp.asarray(weights)
     if w.shape != x.shape:
-        raise ValueError(f"weights have shape {w.shape}, but the scores have shape {x.shape}")
+        raise ModelError(f"weights have shape {w.shape}, but the scores have shape {x.shape}")
     # Sums in half precision would stop growing after a few thousand events.
     compute = jnp.promote_types(x.dtype, jnp.float32)
     return x.reshape(-1).astype(compute), w.reshape(-1).astype(compute), x.dtype
@@ -216,30 +218,30 @@ def _as_float(values: ArrayLike | Sequence[float]) -> Array:
     """An array of floats; integers become the default float type."""
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"a histogram needs real numbers, not {array.dtype}")
+        raise ModelError(f"a histogram needs real numbers, not {array.dtype}")
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
 
 def _check_options(mode: str, outside: str) -> None:
     if mode not in get_args(Mode):
-        raise ValueError(f"mode has to be 'kde' or 'sigmoid', not {mode!r}")
+        raise ModelError(f"mode has to be 'kde' or 'sigmoid', not {mode!r}")
     if outside not in get_args(Outside):
-        raise ValueError(f"outside has to be 'drop' or 'clip', not {outside!r}")
+        raise ModelError(f"outside has to be 'drop' or 'clip', not {outside!r}")
 
 
 def _check_edges(edges: ArrayLike | Sequence[float], dtype: jnp.dtype) -> None:
     shape = np.shape(edges)
     if len(shape) != 1 or shape[0] < 2:
-        raise ValueError(f"edges have to be a vector of at least 2 numbers, but have shape {shape}")
+        raise ModelError(f"edges have to be a vector of at least 2 numbers, but have shape {shape}")
     values = _concrete(edges)
     if values is None:
         return
     if not np.all(np.isfinite(values)):
-        raise ValueError(f"edges have to be finite, but edge {int(np.argmin(np.isfinite(values)))} is not")
+        raise ModelError(f"edges have to be finite, but edge {int(np.argmin(np.isfinite(values)))} is not")
     steps = np.diff(values.astype(dtype))  # edges may differ in float64 and coincide in float32
     if not np.all(steps > 0):
         first = int(np.argmin(steps > 0))
-        raise ValueError(
+        raise ModelError(
             f"edges have to increase, but edge {first + 1} ({values[first + 1]:g}) is not above edge {first} "
             f"({values[first]:g}) in {jnp.dtype(dtype).name}"
         )
@@ -249,10 +251,10 @@ def _check_bandwidth(bandwidth: ArrayLike | None) -> None:
     if bandwidth is None:
         return
     if np.shape(bandwidth) != ():
-        raise ValueError(f"bandwidth has to be one number, but has shape {np.shape(bandwidth)}")
+        raise ModelError(f"bandwidth has to be one number, but has shape {np.shape(bandwidth)}")
     value = _concrete(bandwidth)
     if value is not None and not (value > 0 and np.isfinite(value)):
-        raise ValueError(f"bandwidth has to be positive and finite, not {value:g}")
+        raise ModelError(f"bandwidth has to be positive and finite, not {value:g}")
 
 
 def _concrete(values: ArrayLike | Sequence[float]) -> npt.NDArray[np.float64] | None:

@@ -27,6 +27,6 @@ def message(code: Any) -> str:
     """The sentence for a status code; for an array of codes, one sentence with the counts."""
     codes = np.atleast_1d(np.asarray(code))
     kinds, counts = np.unique(codes, return_counts=True)
-    if len(codes) == 1:
+    if codes.size == 1:
         return _MESSAGES[int(kinds[0])]
     return "; ".join(f"{count} of {codes.size}: {_MESSAGES[int(k)]}" for k, count in zip(kinds, counts, strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.ops import segment_sum
 
 from ._compile import Names
@@ -142,11 +143,23 @@ def _variation(names: Names, key: Key, rows: list[int], name: str, side: str) ->
 
 
 def _value(likelihood: Likelihood, key: Key, value: Any, target: _Target) -> Array:
-    array = jnp.asarray(value, likelihood.dtype)
+    try:
+        array = jnp.asarray(value, likelihood.dtype)
+    except (TypeError, ValueError):
+        raise ModelError(f"template {key!r} is {value!r:.60}: expected numbers") from None
     if target.kind.startswith("factor") and array.ndim == 0:
-        return jnp.broadcast_to(array, target.places.shape)
+        return jnp.broadcast_to(_checked(key, array, target), target.places.shape)
     if array.shape != target.places.shape:
         raise ModelError(f"template {key!r} has shape {array.shape}, expected {target.places.shape}")
+    return _checked(key, array, target)
+
+
+def _checked(key: Key, array: Array, target: _Target) -> Array:
+    """Refuses what a workspace may not hold either, where the numbers can be looked at."""
+    if not isinstance(array, Tracer):
+        numbers = np.asarray(array)
+        if target.kind not in ("nominal", "hi", "lo") and (numbers < 0).any():
+            raise ModelError(f"template {key!r} is {numbers.min():g} somewhere: it cannot be negative")
     return array
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
+from nextstat_jax import _status
 from tests.building import normfactor, normsys, one_channel, sample, shapesys
 from tests.conftest import OWN
 
@@ -204,6 +205,19 @@ def test_start_outside_the_domain_is_moved_and_reported():
         ),
         (lambda m: nextstat.fit(m, data=[1.0, -1.0, 2.0]), nextstat.ModelError, r"data\[1\] is -1: counts"),
         (lambda m: nextstat.fit(m, data=[1.0, float("nan"), 2.0]), nextstat.ModelError, r"data\[1\] is not finite"),
+        (lambda m: nextstat.fit(m, fixed=["mu"]), nextstat.FitError, "give a mapping"),
+        (lambda m: nextstat.fit(m, fixed={"mu": "x"}), nextstat.ModelError, r"fixed\['mu'\] is 'x': expected numbers"),
+        (lambda m: nextstat.fit(m, data="observed"), nextstat.ModelError, "data is 'observed': expected numbers"),
+        (lambda m: m.nll(None), nextstat.ModelError, "params is None: expected numbers"),
+        (lambda m: nextstat.qmu(m, "a"), nextstat.ModelError, "mu is 'a': expected numbers"),
+        (lambda m: nextstat.fit(m, data=[1.0, 1.0, 2.0, 9.0, -2.0, 9.0]), nextstat.ModelError, r"data\[4\] is -2"),
+        (lambda m: m.replace_bounds("mu", 5.0, 2.0), nextstat.FitError, "bounds of mu: 5 is not below 2"),
+        (lambda m: m.with_templates({"s": "a"}), nextstat.ModelError, "template 's' is 'a'"),
+        (
+            lambda m: m.with_templates({("b", "u", "uncertainty"): [1.0, -1.0, 1.0]}),
+            nextstat.ModelError,
+            "cannot be negative",
+        ),
         (lambda m: nextstat.profile(m, [0.0, 1.0]), nextstat.FitError, "give one number, or vmap"),
         (lambda m: nextstat.profile(m, float("inf")), nextstat.FitError, "give a finite number"),
         (lambda m: m.nll(np.zeros((4, m.n_params))), nextstat.ModelError, "use jax.vmap for a batch"),
@@ -221,6 +235,21 @@ def test_wrong_input_has_one_clear_line(call, error, message):
     with pytest.raises(error, match=message) as failure:
         call(model)
     assert "\n" not in str(failure.value)
+
+
+def test_a_batch_of_one_tells_its_failures():
+    assert _status.message(np.array([[0, 2, 2]])).startswith("1 of 3: converged; 2 of 3: not converged")
+
+
+def test_yields_by_sample_add_up():
+    model = nextstat.from_pyhf(OWN / "all_modifiers.json")
+    point = model.parameter_init() * 1.02 + 0.01
+    main = np.asarray(model.expected_data(point, include_auxdata=False))
+    yields = model.sample_yields(point)
+    assert set(yields) == set(model.names.rows)
+    for channel, bins in model.channel_slices.items():
+        total = sum(np.asarray(y) for (c, _), y in yields.items() if c == channel)
+        np.testing.assert_allclose(total, main[bins], rtol=1e-13)
 
 
 def test_model_without_poi_fits_but_has_no_statistic():

@@ -149,6 +149,8 @@ def test_mappings_let_the_whole_analysis_depend_on_a_network(model):
         (lambda m: nextstat.SignificanceLoss(m, "signal", eps=-1.0), "eps=-1.0"),
         (lambda m: nextstat.SignificanceLoss(m, "signal")(jnp.ones(4)), r"shape \(4,\), expected \(3,\)"),
         (lambda m: nextstat.SignificanceLoss(m, "signal")(jnp.full(3, jnp.nan)), "not finite"),
+        (lambda m: nextstat.SignificanceLoss(m, "signal")([1.0, float("nan"), 2.0]), "not finite"),
+        (lambda m: nextstat.SignificanceLoss(m, "signal", eps=float("inf")), "eps=inf"),
     ],
 )
 def test_wrong_input_has_one_clear_line(model, call, message):

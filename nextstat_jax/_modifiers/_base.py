@@ -55,8 +55,8 @@ class ParameterSet:
     """The parameters behind one name, in the order of the parameter vector; every array has shape (n,).
 
     ``width`` is the standard deviation of a normal constraint, ``factor`` the expected auxiliary count of a Poisson
-    constraint per unit of the parameter. ``frozen`` marks parameters that cannot move; ``notes`` says why, for a
-    warning.
+    constraint per unit of the parameter. ``frozen`` marks parameters that cannot move; ``degenerate`` those
+    whose auxiliary measurement is not defined.
     """
 
     name: str
