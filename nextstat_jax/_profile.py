@@ -205,8 +205,9 @@ def q0(model: HistFactoryModel, data: Any = None) -> Float[Array, ""]:
         data: As in ``fit``.
 
     Returns:
-        Scalar. Differentiable with respect to model and data: the first derivative costs one gradient (envelope
-        theorem), second derivatives use implicit differentiation.
+        Scalar; +inf, with derivatives that mean nothing, where a bin with counts expects none at mu = 0. Differentiable
+        with respect to model and data: the first derivative costs one gradient (envelope theorem), second derivatives
+        use implicit differentiation.
 
     References:
         arXiv:1007.1727, equation 12.
