@@ -152,12 +152,11 @@ class FitResult(eqx.Module):
         numbers = f"nll {float(self.nll):.6f}, edm {float(self.edm):.1e}, {int(self.n_iter)} steps"
         head = f"FitResult: {self.message} ({numbers})"
         width = max(map(len, self.parameter_names))
+        values, widths = np.asarray(self.params), np.asarray(self.uncertainties)
         rows = []
         for k, name in enumerate(self.parameter_names):
             note = "  fixed" if bool(self.fixed[k]) else "  at bound" if bool(self.on_bound[k]) else ""
-            rows.append(
-                f"  {name:<{width}}  {float(self.params[k]):>12.6g} +- {float(self.uncertainties[k]):<11.5g}{note}"
-            )
+            rows.append(f"  {name:<{width}}  {values[k]:>12.6g} +- {widths[k]:<11.5g}{note}")
         return "\n".join([head, *rows])
 
 

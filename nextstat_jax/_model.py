@@ -18,7 +18,7 @@ from . import _derivatives
 from ._compile import Names, compile_workspace
 from ._errors import FitError, ModelError
 from ._likelihood import Likelihood, add_saturated, expected, rates
-from ._templates import Key, with_templates
+from ._templates import Key, first_cells, sample_cells, with_templates
 from ._threads import limit_lapack_threads
 from ._workspace import read_workspace
 
@@ -203,9 +203,8 @@ class HistFactoryModel:
     def sample_yields(self, params: Any) -> dict[tuple[str, str], Float[Array, " bin"]]:
         """Expected yields by (channel, sample), each of shape (bins of the channel,)."""
         cells = _cells(self.likelihood, self._params(params))
-        bins = dict(zip(self.names.channels, self.names.channel_bins, strict=True))
-        ends = np.cumsum([bins[channel] for channel, _ in self.names.rows]).tolist()
-        return {row: cells[end - bins[row[0]] : end] for row, end in zip(self.names.rows, ends, strict=True)}
+        first = first_cells(self.names)
+        return {row: cells[a:b] for row, a, b in zip(self.names.rows, first, first[1:], strict=False)}
 
     def asimov_data(self, params: Any = None, mu: Any = None) -> Float[Array, " data"]:
         """The data set that shows exactly what is expected, shape (n_data,).
@@ -251,17 +250,7 @@ class HistFactoryModel:
 
     def template(self, sample: str, channel: str | None = None) -> Float[Array, " cell"]:
         """Nominal yields of a sample, in the form in which ``with_templates`` takes them."""
-        bins = dict(zip(self.names.channels, self.names.channel_bins, strict=True))
-        ends = np.cumsum([bins[c] for c, _ in self.names.rows]).tolist()
-        mine = [
-            self.likelihood.nominal[end - bins[c] : end]
-            for (c, s), end in zip(self.names.rows, ends, strict=True)
-            if s == sample and channel in (None, c)
-        ]
-        if not mine:
-            where = f" in channel {channel!r}" if channel else ""
-            raise ModelError(f"there is no sample {sample!r}{where}; samples: {', '.join(self.names.samples)}")
-        return jnp.concatenate(mine)
+        return self.likelihood.nominal[sample_cells(self.names, sample, channel)]
 
     def replace_bounds(self, name: str, lower: Any = None, upper: Any = None) -> HistFactoryModel:
         """The model with other bounds on one parameter; a bound that is None stays."""

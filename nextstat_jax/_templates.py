@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.ops import segment_sum
 
 from ._compile import Names
 from ._errors import ModelError
 from ._interpolation import factor_coefficients
 from ._likelihood import Likelihood
 from ._modifiers import shapesys, staterror
+from ._segments import scatter_sum
 
 # A sample name, or a tuple that begins with one; anything else is refused with a message of ours.
 Key = Any
@@ -72,6 +72,11 @@ def first_cells(names: Names) -> list[int]:
     """First cell of each row."""
     bins = dict(zip(names.channels, names.channel_bins, strict=True))
     return np.cumsum([0, *(bins[channel] for channel, _ in names.rows)]).tolist()
+
+
+def sample_cells(names: Names, sample: str, channel: str | None = None) -> np.ndarray:
+    """Cells of a sample, in all channels where it appears or in one; ``ModelError`` where there is none."""
+    return _cells_of(names, _rows_of(names, sample, channel))
 
 
 def _target(names: Names, key: Key) -> _Target:
@@ -198,8 +203,8 @@ def _follow(likelihood: Likelihood, names: Names, targets: Mapping[Key, _Target]
         return bool(touched[parameter]) and (set_of[parameter], key) not in configured
 
     delta = likelihood.uncertainties
-    total = segment_sum(likelihood.nominal[s.uncertainty_cells], s.uncertainty_params, s.n_params)
-    variance = segment_sum(delta * delta, s.uncertainty_params, s.n_params)
+    total = scatter_sum(likelihood.nominal[s.uncertainty_cells], s.uncertainty_params, s.n_params)
+    variance = scatter_sum(delta * delta, s.uncertainty_params, s.n_params)
     width, no_width = staterror.relative_width(total, variance, jnp)
     safe = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
     counts, no_counts = shapesys.effective_counts(total, jnp.where(variance > 0, safe, 0.0), jnp)
