@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 import nextstat_jax as nextstat
 from nextstat_jax import DatasetError
-from nextstat_jax.distill import export, generate_dataset, load, save, to_torch, train_mlp_surrogate
+from nextstat_jax.distill import export, generate_dataset, load, save, to_onnx, to_torch, train_mlp_surrogate
 from nextstat_jax.distill._serve import artifact
 from tests.test_distill_dataset import SPEC
 
@@ -117,6 +118,31 @@ def test_artifacts_in_single_precision(surrogates, ds, tmp_path):
         artifact(tmp_path / "a.jax")
     with pytest.raises(DatasetError, match="cannot be read"):
         artifact(tmp_path / "nowhere")
+
+
+def test_onnx_runtime_computes_the_same(surrogates, ds, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "a.onnx"
+    for surrogate in surrogates:
+        to_onnx(surrogate, path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        # Another length than the exporter saw, and a single point.
+        for x in (ds.parameters, ds.parameters[:1]):
+            (found,) = session.run(["nll"], {"params": x})
+            assert found.dtype == np.float64 and found.shape == (len(x),)
+            np.testing.assert_allclose(found, surrogate.nll(x), rtol=1e-5, atol=1e-5)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["parameter_names"])
+    assert tuple(names) == surrogate.parameter_names
+    with pytest.raises(DatasetError, match="cannot be written"):
+        to_onnx(surrogates[2], tmp_path / "nowhere" / "a.onnx")
+    with pytest.raises(DatasetError, match="expected a surrogate"):
+        to_onnx(ds, path)
+
+
+def test_onnx_needs_its_packages(surrogates, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(nextstat.MissingExtraError, match=r"pip install 'nextstat-jax\[onnx\]'"):
+        to_onnx(surrogates[0], tmp_path / "a.onnx")
 
 
 def test_a_surrogate_is_a_pytree(surrogates, ds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .. import _derivatives
 from .._errors import DatasetError, MissingExtraError
-from .._likelihood import Likelihood, saturated
 from .._model import HistFactoryModel
 from ._dataset import check_model, integer
+from ._minima import fit, positive_hessian
 from ._reference import digest_of
-from ._surrogate import Surrogate, _mean, check_surrogate
+from ._reparametrize import Reparametrized, inner_of, nll_of
+from ._surrogate import check_surrogate
 
 # Where a chain starts if the best fit lies on a bound: this part of the box away from it.
 _MARGIN = 0.02
@@ -35,7 +35,7 @@ class LogDensity(eqx.Module):
     BlackJAX takes the object itself as its log-density; NumPyro takes its ``potential``.
 
     Attributes:
-        source: What gives the NLL: a likelihood or the members of a surrogate.
+        source: What gives the NLL: the arrays of a likelihood or of a surrogate.
         lower: Lower bounds, shape (n_params,).
         upper: Upper bounds.
         free: Indices of the free parameters.
@@ -59,7 +59,7 @@ class LogDensity(eqx.Module):
     def given(self, params: Any, z: Any) -> Any:
         """The same, for parameters that are known already."""
         log_jacobian = (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)).sum()
-        return log_jacobian - _nll(self.source, params)
+        return log_jacobian - nll_of(self.source, params)
 
     def potential(self, z: Any) -> Any:
         """``-log_density(z)``: NumPyro's potential."""
@@ -79,15 +79,8 @@ class LogDensity(eqx.Module):
         return jnp.log(unit) - jnp.log1p(-unit)
 
 
-def _nll(source: Any, params: Any) -> Any:
-    if isinstance(source, Likelihood):
-        data = source.observed
-        return _derivatives.fast_deviance(source, params, data) + saturated(source, data)
-    return _mean(source, params)
-
-
 def log_density(source: Any, surrogate: Any = None) -> LogDensity:
-    """The log-density of a surrogate, or of a model on the same space.
+    """The log-density of a surrogate, or of a model on the same space; either may be ``reparametrize``d.
 
     Args:
         source: A surrogate, or a model.
@@ -96,26 +89,58 @@ def log_density(source: Any, surrogate: Any = None) -> LogDensity:
     Raises:
         DatasetError: For something else, or a surrogate of another model.
     """
-    if isinstance(source, Surrogate):
-        given, inner = source, source.members
-    else:
-        check_model(source)
-        check_surrogate(surrogate)
+    if _is_exact(source):
         _require_same(surrogate, source)
-        given, inner = surrogate, source.likelihood
-    core = given.members[0]
-    lower, upper, best = (np.asarray(x, np.float64) for x in (core.lower, core.upper, core.origin))
+        given = surrogate
+    else:
+        given = source
+    if isinstance(given, Reparametrized):
+        lower, upper, best, covariance = _around_minimum(given)
+    else:
+        check_surrogate(given)
+        core = given.members[0]
+        lower, upper, best = (np.asarray(x, np.float64) for x in (core.lower, core.upper, core.origin))
+        # Columns of the inverse whitening are the axes of the parameters' covariance.
+        covariance = np.linalg.pinv(np.asarray(core.whiten)[upper > lower]).T
     free = np.flatnonzero(upper > lower)
     width = (upper - lower)[free]
     unit = np.clip((best - lower)[free] / width, _MARGIN, 1.0 - _MARGIN)
-    # Columns of the inverse whitening are the axes of the parameters' covariance; the map's slope scales them.
-    whiten = np.asarray(core.whiten)[free]
-    root = np.linalg.pinv(whiten).T / (width * unit * (1.0 - unit))[:, None]
-    return LogDensity(inner, lower, upper, free, np.where(upper > lower, 0.0, lower), np.log(unit / (1 - unit)), root)
+    # The map's slope scales them.
+    root = covariance / (width * unit * (1.0 - unit))[:, None]
+    base = np.where(upper > lower, 0.0, lower)
+    return LogDensity(inner_of(source), lower, upper, free, base, np.log(unit / (1 - unit)), root)
 
 
-def _require_same(surrogate: Surrogate, model: HistFactoryModel) -> None:
-    if surrogate.metadata.get("model_digest") != digest_of(model):
+def _is_exact(source: Any) -> bool:
+    return isinstance(source.source if isinstance(source, Reparametrized) else source, HistFactoryModel)
+
+
+def _around_minimum(source: Reparametrized) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bounds, best fit, and a root of the covariance of the free parameters."""
+    best = fit(source)
+    lower, upper = np.asarray(source.lower, np.float64), np.asarray(source.upper, np.float64)
+    free = upper > lower
+    # Where the likelihood says little, the prior's own width.
+    precision = np.asarray(positive_hessian(source, best.params))[np.ix_(free, free)]
+    precision = precision + np.diag(12.0 / (upper - lower)[free] ** 2)
+    return lower, upper, np.asarray(best.params), np.linalg.inv(np.linalg.cholesky(precision)).T
+
+
+def _require_same(surrogate: Any, exact: Any) -> None:
+    """Refuses what is no surrogate of the exact likelihood, in the same parameters."""
+    one, other = surrogate, exact
+    if isinstance(exact, Reparametrized):
+        if not isinstance(surrogate, Reparametrized):
+            raise DatasetError(f"expected a reparametrized surrogate, found {type(surrogate).__name__}")
+        ours, theirs = (np.asarray(x.parameter_bounds) for x in (surrogate, exact))
+        if surrogate.parameter_names != exact.parameter_names or not np.array_equal(ours, theirs):
+            raise DatasetError(
+                "surrogate and model have other parameters or bounds: reparametrize both in the same way"
+            )
+        one, other = surrogate.source, exact.source
+    check_surrogate(one)
+    check_model(other)
+    if one.metadata.get("model_digest") != digest_of(other):
         raise DatasetError("the surrogate was made from another model (or other data) than the one given")
 
 
@@ -187,8 +212,8 @@ def sample(
     NLL. How good the surrogate is decides how many proposals are accepted.
 
     Args:
-        surrogate: The surrogate.
-        model: Its model. The prior is flat inside the surrogate's box.
+        surrogate: The surrogate, reparametrized or not.
+        model: Its model, reparametrized in the same way. The prior is flat inside the surrogate's box.
         n_samples: Draws of each chain.
         n_chains: Number of chains, advanced together.
         n_warmup: Draws that are thrown away, in which the step is adapted.
@@ -206,9 +231,9 @@ def sample(
         J. S. Liu, Monte Carlo Strategies in Scientific Computing (2001), section 9.4.3; J. A. Christen, C. Fox,
         J. Comput. Graph. Stat. 14 (2005) 795.
     """
-    check_surrogate(surrogate)
-    check_model(model)
-    approximate, exact = log_density(surrogate), log_density(model, surrogate)
+    _require_same(surrogate, model)
+    approximate = log_density(surrogate)
+    exact = replace(approximate, source=inner_of(model))
     draws, chains = integer(n_samples, "n_samples", 1), integer(n_chains, "n_chains", 1)
     warmup, seed = integer(n_warmup, "n_warmup", 0), integer(seed, "seed", 0)
     shape = (draws, warmup, integer(n_inner, "n_inner", 1), integer(n_leapfrog, "n_leapfrog", 1))

@@ -1,9 +1,10 @@
-"""Surrogates as files and in other tools: ``.npz`` files, PyTorch modules, self-contained JAX artifacts."""
+"""Surrogates as files and in other tools: ``.npz`` files, PyTorch modules, JAX artifacts, ONNX."""
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,38 @@ def to_torch(surrogate: Any) -> Any:
     return Mean()
 
 
+def to_onnx(surrogate: Any, path: Any) -> None:
+    """Writes the NLL as an ONNX file, for runtimes in any language and on any device.
+
+    Its input is ``params``, float64 of shape (n, n_params) for any n, its output ``nll``, float64 of shape (n,).
+    PyTorch's own exporter translates the module of ``to_torch``.
+
+    Raises:
+        DatasetError: If it cannot be written.
+        MissingExtraError: If torch or onnxscript is not installed.
+    """
+    check_surrogate(surrogate)
+    try:
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch and onnxscript", "onnx") from None
+    example = torch.from_numpy(np.tile(np.asarray(surrogate.minimum, np.float64), (2, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            to_torch(surrogate).eval(), (example,), dynamo=True, verbose=False,
+            input_names=["params"], output_names=["nll"], dynamic_shapes=({0: torch.export.Dim("n")},),
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    facts = {"parameter_names": json.dumps(list(surrogate.parameter_names)), "facts": surrogate.facts}
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=value)
+    with atomic(path) as file:
+        file.write(model.SerializeToString())
+
+
 def _module(torch: Any, core: Core) -> Any:
     """One member as a module."""
     linears = []
@@ -215,7 +248,9 @@ def _torch_nll(torch: Any, m: Any, recipe: str, params: Any, y: Any) -> Any:
     else:
         step = params - m.origin
         q = 0.5 * ((step @ m.expansion_0) * step).sum(-1) + (step * m.expansion_1).sum(-1) + m.expansion_2
-        main = torch.expm1(torch.log1p(torch.nn.functional.softplus(q)) + y[..., 0])
+        # The positive part of q, smooth; written out, since ONNX runtimes have no softplus in double precision.
+        soft = torch.clamp(q, min=0.0) + torch.log1p(torch.exp(-q.abs()))
+        main = torch.expm1(torch.log1p(soft) + y[..., 0])
     pull = (params[..., m.reference_normal_params] - m.reference_normal_aux) / m.reference_normal_widths
     counts = deviance(m.reference_poisson_aux, m.reference_poisson_tau * params[..., m.reference_poisson_params])
     return m.reference_constant + main + 0.5 * (pull * pull).sum(-1) + counts.sum(-1)

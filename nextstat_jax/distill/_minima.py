@@ -1,0 +1,278 @@
+"""Fits and profile scans of surrogates, and of likelihoods in other parameters: many at once, in one program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.stats import qmc
+
+from .._errors import DatasetError
+from .._fit import FitResult
+from .._minimize import Box, Minimum, Problem, active, covariance, minimize
+from .._model import HistFactoryModel
+from .._scan import ScanResult
+from ._dataset import integer
+from ._reparametrize import Reparametrized, _facts, inner_of, nll_of
+from ._surrogate import Surrogate
+
+# Minimizations that advance together; each holds a matrix of parameters by parameters.
+_TOGETHER, _TOGETHER_CPU = 128, 8
+# Starts where nothing is said: other parameters can make several minima of one.
+_STARTS = 8
+# An eigenvalue of a stand-in for the Hessian is at least this part of the largest.
+_LEAST = 1e-10
+
+
+class Target(NamedTuple):
+    """What is minimized: arrays without names.
+
+    Attributes:
+        inner: From ``inner_of``, networks in double precision.
+        lower: Lower bounds, shape (n_params,).
+        upper: Upper bounds.
+        start: A starting point.
+    """
+
+    inner: Any
+    lower: Any
+    upper: Any
+    start: Any
+
+
+def target_of(source: Any) -> tuple[Target, tuple[str, ...]]:
+    """What is minimized, and the names of its parameters; ``DatasetError`` for what has no NLL.
+
+    Networks compute in double precision here: line searches see a smooth function then.
+    """
+    if isinstance(source, Reparametrized):
+        names, ends = source.parameter_names, np.asarray(source.parameter_bounds)
+        start = np.asarray(source.start)
+    else:
+        names, ends, _, start = _facts(source, None)
+    inner = inner_of(smooth(source))
+    return Target(inner, *(np.array(x, np.float64) for x in (ends[:, 0], ends[:, 1], start))), names
+
+
+def smooth(source: Any) -> Any:
+    """The source, with networks that compute in double precision."""
+    if isinstance(source, Reparametrized):
+        return replace(source, source=smooth(source.source))
+    return source.astype("float64") if isinstance(source, Surrogate) else source
+
+
+def fit(source: Any, *, fixed: Any = None, init: Any = None, n_starts: Any = None) -> FitResult:
+    """Minimizes the NLL of a surrogate, or of a surrogate or model in other parameters, within its bounds.
+
+    Args:
+        source: A surrogate, a model or a ``Reparametrized`` one.
+        fixed: Values of parameters to hold, by name.
+        init: Where to start, shape (n_params,). By default the best fit that the surrogate knows of, and the middle of
+            the bounds of new parameters.
+        n_starts: From how many points to start; the lowest minimum counts. New parameters are spread over their
+            bounds. By default 8 for a ``Reparametrized`` source, and 1.
+
+    Returns:
+        ``FitResult``, as ``nextstat_jax.fit`` returns it. It is not differentiable.
+
+    Raises:
+        DatasetError: For arguments that cannot be used.
+    """
+    target, names = target_of(source)
+    start = target.start if init is None else _check_init(init, len(names))
+    held = target.lower == target.upper
+    for index, value in _check_fixed(fixed, names).items():
+        start[index], held[index] = value, True
+    starts = _starts(source, target._replace(start=start), n_starts, held)
+    best = _lowest(_minima(target, starts, np.tile(held, (len(starts), 1))))
+    spread = _covariance(target, best, held)
+    best = jax.tree.map(jnp.asarray, best)
+    # On a bound means: held there by it, as for the fits of models.
+    at_end = np.asarray(active(_box(target, held), best.y, best.gradient)) & ~held
+    return FitResult(
+        best.y, spread, best.value, best.gradient, best.edm, jnp.asarray(at_end), jnp.asarray(held), best.status,
+        best.num_steps, best.moved, parameter_names=names, poi_index=_poi(source, names),
+    )  # fmt: skip
+
+
+def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = None) -> ScanResult:
+    """Profiles the NLL of a surrogate, or of a surrogate or model in other parameters, all points in one program.
+
+    Args:
+        source: A surrogate, a model or a ``Reparametrized`` one.
+        parameter: Name of the parameter, or two names.
+        values: Values to hold it at, shape (n,); for two parameters two such arrays, whose grid is scanned.
+        n_starts: As in ``fit``, for each point; the best fit is one start more.
+
+    Returns:
+        ``ScanResult``, as ``nextstat_jax.profile_scan`` returns it; ``plot.scan`` and ``plot.contour`` draw it.
+
+    Raises:
+        DatasetError: For names that are not there or fixed, and values outside the bounds.
+    """
+    target, names = target_of(source)
+    scanned, axes = _check_scan(names, target, parameter, values)
+    places = np.array([names.index(name) for name in scanned])
+    held = target.lower == target.upper
+    starts = _starts(source, target, n_starts, held)
+    free = _lowest(_minima(target, starts, np.tile(held, (len(starts), 1))))
+    grid = np.stack([axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+    rows = np.tile(np.concatenate([free.y[None], starts]), (len(grid), 1, 1))
+    rows[:, :, places] = grid[:, None]
+    conditional = held.copy()
+    conditional[places] = True
+    flat = rows.reshape(-1, len(names))
+    minima = _lowest(_minima(target, flat, np.tile(conditional, (len(flat), 1))), rows.shape[:2])
+    # A conditional minimum below the unconditional one leads it there.
+    lowest = _lowest(minima)
+    if lowest.value < free.value:
+        free = _lowest(_minima(target, np.stack([lowest.y, free.y]), np.tile(held, (2, 1))))
+    shape = tuple(len(axis) for axis in axes)
+    whole = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), minima)
+    one = jax.tree.map(jnp.asarray, free)
+    return ScanResult(
+        tuple(map(jnp.asarray, axes)), whole.value, whole.y, whole.status, one.y[places], one.value, one.status, scanned
+    )
+
+
+def _poi(source: Any, names: tuple[str, ...]) -> int:
+    inner = source.source if isinstance(source, Reparametrized) else source
+    name: Any = None
+    if isinstance(inner, HistFactoryModel):
+        name = None if inner.poi_index is None else inner.parameter_names()[inner.poi_index]
+    elif isinstance(inner, Surrogate):
+        name = inner.metadata.get("poi")
+    return names.index(name) if name in names else -1
+
+
+def _check_init(init: Any, n: int) -> np.ndarray:
+    try:
+        start = np.asarray(init, np.float64)
+    except (TypeError, ValueError):
+        start = np.zeros(())
+    if start.shape != (n,) or not np.isfinite(start).all():
+        raise DatasetError(f"init has shape {start.shape}: expected {n} finite numbers")
+    return np.array(start)
+
+
+def _check_fixed(fixed: Any, names: tuple[str, ...]) -> dict[int, float]:
+    if fixed is not None and not isinstance(fixed, Mapping):
+        raise DatasetError(f"fixed is a {type(fixed).__name__}: give a mapping from parameter names to values")
+    found = {}
+    for name, value in (fixed or {}).items():
+        if name not in names:
+            raise DatasetError(f"fixed: there is no parameter {name!r}")
+        if not np.ndim(value) == 0 or not np.isfinite(float(value)):
+            raise DatasetError(f"fixed[{name!r}]={value!r:.40}: expected a finite number")
+        found[names.index(name)] = float(value)
+    return found
+
+
+def _check_scan(
+    names: tuple[str, ...], target: Target, parameter: Any, values: Any
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    scanned = (parameter,) if isinstance(parameter, str) else parameter
+    words = isinstance(scanned, Sequence) and all(isinstance(name, str) for name in scanned)
+    if not words or not 1 <= len(scanned) <= 2 or len(set(scanned)) != len(scanned):
+        raise DatasetError(f"parameter={parameter!r:.60}: expected one name, or two different ones")
+    columns = (values,) if isinstance(parameter, str) else values
+    if not isinstance(columns, list | tuple) or len(columns) != len(scanned):
+        raise DatasetError(f"values for {len(scanned)} parameters: give a list of {len(scanned)} arrays")
+    axes = []
+    for name, column in zip(scanned, columns, strict=True):
+        if name not in names:
+            raise DatasetError(f"parameter: there is no {name!r}")
+        low, high = (float(end[names.index(name)]) for end in (target.lower, target.upper))
+        if low == high:
+            raise DatasetError(f"{name} is fixed: there is nothing to scan")
+        axis = np.asarray(column, np.float64)
+        slack = 1e-9 * (high - low)
+        if axis.ndim != 1 or not axis.size or not ((axis >= low - slack) & (axis <= high + slack)).all():
+            raise DatasetError(f"values of {name}: give a list of numbers within its bounds [{low:g}, {high:g}]")
+        axes.append(axis)
+    return tuple(scanned), axes
+
+
+def _starts(source: Any, target: Target, n_starts: Any, held: np.ndarray) -> np.ndarray:
+    """Starting points, shape (n, n_params): the given one, and others spread over the bounds of new parameters."""
+    count = (_STARTS if isinstance(source, Reparametrized) else 1) if n_starts is None else n_starts
+    count = integer(count, "n_starts", 1)
+    n_new = source.n_new if isinstance(source, Reparametrized) else len(held)
+    starts = np.tile(target.start, (count, 1))
+    low, high = target.lower[:n_new], target.upper[:n_new]
+    power = max(count - 1, 1).bit_length()
+    spread = low + (high - low) * qmc.Sobol(n_new, scramble=True, rng=0).random_base2(power)[: count - 1]
+    starts[1:, :n_new] = np.where(held[:n_new], starts[1:, :n_new], spread)
+    return starts
+
+
+def _curvatures(inner: Any, y: Array) -> tuple[Array, Array]:
+    """The Hessian, and the same with positive eigenvalues."""
+    hessian = jax.hessian(nll_of, argnums=1)(inner, y)
+    hessian = 0.5 * (hessian + hessian.T)
+    values, vectors = jnp.linalg.eigh(jnp.where(jnp.isfinite(hessian), hessian, 0.0))
+    size = jnp.abs(values)
+    return hessian, (vectors * jnp.maximum(size, _LEAST * size.max())) @ vectors.T
+
+
+_PROBLEM = Problem(
+    lambda y, inner, _: jax.value_and_grad(nll_of, argnums=1)(inner, y),
+    lambda y, inner, _: _curvatures(inner, y),
+    lambda y, inner, multipliers: (multipliers, jnp.zeros((), y.dtype)),
+)
+
+
+@jax.jit
+def _minimize(target: Target, starts: Array, held: Array) -> Minimum:
+    """Minima from as many starts, each with its held parameters."""
+    none = jnp.zeros((1,), starts.dtype)
+
+    def one(start: Array, held: Array) -> Minimum:
+        box = Box(target.lower, target.upper, held)
+        return minimize(_PROBLEM, start, target.inner, box, none, fallback=target.start, reuse=False)
+
+    return jax.vmap(one)(starts, held)
+
+
+def _minima(target: Target, starts: np.ndarray, held: np.ndarray) -> Minimum:
+    """Any number of minimizations, through one program: it takes seconds to compile. NumPy arrays."""
+    together = _TOGETHER_CPU if jax.default_backend() == "cpu" else _TOGETHER
+    parts = []
+    for first in range(0, len(starts), together):
+        rows = np.arange(first, min(first + together, len(starts)))
+        filled = np.concatenate([rows, np.full(together - len(rows), first)])
+        parts.append(_minimize(target, starts[filled], held[filled]))
+    # What fills up the last part stands at the end.
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(starts)], *parts)
+
+
+def _lowest(minima: Minimum, shape: tuple[int, int] | None = None) -> Minimum:
+    """The lowest of all minima, or with a shape of rows and columns that of each row."""
+    rows, columns = shape or (1, len(minima.value))
+    value = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(rows, columns)
+    picked = np.arange(rows) * columns + value.argmin(1)
+    return jax.tree.map(lambda x: x[picked] if shape else x[picked[0]], minima)
+
+
+_hessians = jax.jit(_curvatures)
+
+
+def positive_hessian(source: Any, params: Any) -> Array:
+    """Second derivatives of the NLL with absolute values for eigenvalues, shape (n_params, n_params)."""
+    return _hessians(inner_of(smooth(source)), jnp.asarray(params))[1]
+
+
+def _box(target: Target, held: np.ndarray) -> Box:
+    return Box(*map(jnp.asarray, (target.lower, target.upper, held)))
+
+
+def _covariance(target: Target, best: Minimum, held: np.ndarray) -> Array:
+    hessian = _hessians(target.inner, best.y)[0]
+    found = covariance(hessian, jnp.asarray(held))
+    at_end = active(_box(target, held), jnp.asarray(best.y), jnp.asarray(best.gradient))
+    return found if bool(jnp.isfinite(found).all()) else covariance(hessian, at_end)
