@@ -63,7 +63,7 @@ FLOORS = (
     ("distill",),
     ("torch", "gym", "mlops", "plot", "interpret", "cli"),
     # The demo uses the package as its users do, through the face.
-    ("__init__", "demo"),
+    ("__init__", "demo", "explorer"),
 )
 PLACE = {module: (floor, place) for floor, row in enumerate(FLOORS) for place, module in enumerate(row)}
 
@@ -88,7 +88,9 @@ def sources(*folders: str) -> list[Path]:
 
 
 def module_of(path: Path) -> str:
-    """The entry of the table that a file belongs to: the first name below the package."""
+    """The entry of the table that a file belongs to: the first name below the package, or the explorer."""
+    if path.parent.name == "explorer":
+        return "explorer"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -141,6 +143,8 @@ def test_import_needs_no_optional_dependency() -> None:
     optional = (
         "torch",
         "matplotlib",
+        "marimo",
+        "onnxscript",
         "gymnasium",
         "wandb",
         "mlflow",

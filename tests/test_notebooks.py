@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 GUIDES = ("training_pytorch", "training_jax")
+SURROGATE = "surrogate"
 PNG = b"\x89PNG\r\n"
 
 
@@ -97,20 +98,56 @@ def require_facts(found: dict[str, Any], *, trained: bool) -> None:
         assert min(widths, key=widths.__getitem__) == "-Z0"
 
 
-@pytest.mark.parametrize("name", GUIDES)
-def test_published_guide_is_complete(name: str) -> None:
-    notebook = read(name)
+def require_published(notebook: Any, name: str, n_pictures: int) -> None:
+    """What holds for every guide as it lies in the repository."""
     nbformat.validate(notebook)
     require_clean(notebook)
     shown = pictures(notebook)
-    assert len(shown) == 4 and all(picture.startswith(PNG) for picture in shown)
+    assert len(shown) == n_pictures and all(picture.startswith(PNG) for picture in shown)
     assert (FOLDER / f"{name}.ipynb").stat().st_size < 1_500_000
     assert notebook.metadata.kernelspec.name == "python3"
+    text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert [int(n) for cell in text for n in re.findall(r"^## (\d)\. ", cell, re.MULTILINE)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_published_guide_is_complete(name: str) -> None:
+    notebook = read(name)
+    require_published(notebook, name, 4)
     require_facts(results(notebook), trained=True)
     printed = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
     assert len(re.findall(r" yes$", printed, re.MULTILINE)) == len(results(notebook)["cases"]), "a fit did not converge"
-    text = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert [int(n) for cell in text for n in re.findall(r"^## (\d)\. ", cell, re.MULTILINE)] == list(range(1, 10))
+
+
+def require_surrogate_facts(found: dict[str, Any], *, trained: bool) -> None:
+    """What the guide to surrogates claims, or for a short training what holds for any."""
+    shift = [abs(a - b) / w for a, b, w in zip(*found["fit"].values(), found["uncertainty"], strict=True)]
+    assert found["rmse"]["rates"] < found["rmse"]["plain"] / 2
+    assert max(shift) < (0.05 if trained else 1.0)
+    assert found["scan_error"] < (0.1 if trained else 2.0)
+    assert found["accepted"] > (0.95 if trained else 0.3)
+    if trained:
+        assert found["passed"]
+        assert found["rhat"] < 1.01 and found["ess"] > 1000
+        assert found["n_exact"] == 4 * 1201
+        assert found["nanoseconds"]["exact"] > 2 * found["nanoseconds"]["surrogate"]
+
+
+def test_published_guide_to_surrogates_is_complete() -> None:
+    notebook = read(SURROGATE)
+    require_published(notebook, SURROGATE, 6)
+    require_surrogate_facts(results(notebook), trained=True)
+
+
+def test_guide_to_surrogates_runs_with_few_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = read(SURROGATE)
+    cell = tagged(notebook, "parameters")
+    for name, value in {"POINTS": 6000, "EPOCHS": 10, "DRAWS": 50, "STRIDE": 12}.items():
+        cell.source = with_parameter(cell.source, name, value)
+    run(notebook, tmp_path, tmp_path / "cache", monkeypatch)
+    require_clean(notebook)
+    assert len(pictures(notebook)) == 6
+    require_surrogate_facts(results(notebook), trained=False)
 
 
 def test_facts_can_fail() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from ._surrogate import Surrogate
 
 # Minimizations that advance together; each holds a matrix of parameters by parameters.
 _TOGETHER, _TOGETHER_CPU = 128, 8
+# How far a valley is followed through a scan, in points.
+_ROUNDS = 100
 # Starts where nothing is said: other parameters can make several minima of one.
 _STARTS = 8
 # An eigenvalue of a stand-in for the Hessian is at least this part of the largest.
@@ -100,14 +103,19 @@ def fit(source: Any, *, fixed: Any = None, init: Any = None, n_starts: Any = Non
     )  # fmt: skip
 
 
-def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = None) -> ScanResult:
-    """Profiles the NLL of a surrogate, or of a surrogate or model in other parameters, all points in one program.
+def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = None, init: Any = None) -> ScanResult:
+    """Profiles the NLL of a surrogate, or of a surrogate or model in other parameters.
+
+    Where there is more than one start, each point also tries where its neighbors ended, until none of them finds a lower
+    minimum: a valley that one of them found is followed through the whole scan.
 
     Args:
         source: A surrogate, a model or a ``Reparametrized`` one.
         parameter: Name of the parameter, or two names.
         values: Values to hold it at, shape (n,); for two parameters two such arrays, whose grid is scanned.
         n_starts: As in ``fit``, for each point; the best fit is one start more.
+        init: One more start for each point, shape (n_params,) or (n, n_params), for two parameters (n, m, n_params):
+            the ``params`` of a surrogate's scan, to be refined with the exact likelihood.
 
     Returns:
         ``ScanResult``, as ``nextstat_jax.profile_scan`` returns it; ``plot.scan`` and ``plot.contour`` draw it.
@@ -117,27 +125,87 @@ def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = No
     """
     target, names = target_of(source)
     scanned, axes = _check_scan(names, target, parameter, values)
-    places = np.array([names.index(name) for name in scanned])
     held = target.lower == target.upper
     starts = _starts(source, target, n_starts, held)
     free = _lowest(_minima(target, starts, np.tile(held, (len(starts), 1))))
-    grid = np.stack([axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    rows = np.tile(np.concatenate([free.y[None], starts]), (len(grid), 1, 1))
-    rows[:, :, places] = grid[:, None]
-    conditional = held.copy()
-    conditional[places] = True
-    flat = rows.reshape(-1, len(names))
-    minima = _lowest(_minima(target, flat, np.tile(conditional, (len(flat), 1))), rows.shape[:2])
+    grid = _Grid.of(axes, [names.index(name) for name in scanned])
+    more = () if init is None else (_check_inits(init, grid.shape, len(names)),)
+    # In rows: the starts of the first point, of the second, and so on.
+    points = np.stack([np.tile(free.y, (grid.size, 1)), *(np.tile(y, (grid.size, 1)) for y in starts), *more], axis=1)
+    minima = grid.lowest(target, points)
+    if points.shape[1] > 2:
+        minima = grid.followed(target, minima)
     # A conditional minimum below the unconditional one leads it there.
     lowest = _lowest(minima)
     if lowest.value < free.value:
         free = _lowest(_minima(target, np.stack([lowest.y, free.y]), np.tile(held, (2, 1))))
-    shape = tuple(len(axis) for axis in axes)
-    whole = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), minima)
+    whole = jax.tree.map(lambda x: jnp.asarray(x.reshape(*grid.shape, *x.shape[1:])), minima)
     one = jax.tree.map(jnp.asarray, free)
     return ScanResult(
-        tuple(map(jnp.asarray, axes)), whole.value, whole.y, whole.status, one.y[places], one.value, one.status, scanned
-    )
+        tuple(map(jnp.asarray, axes)), whole.value, whole.y, whole.status, one.y[np.array(grid.places)], one.value,
+        one.status, scanned,
+    )  # fmt: skip
+
+
+class _Grid(NamedTuple):
+    """The points of a scan.
+
+    Attributes:
+        shape: Lengths of its axes.
+        points: Values of the scanned parameters, shape (n, number of axes).
+        places: Indices of these parameters.
+        neighbors: Pairs of points next to each other, each in both orders, shape (pairs, 2).
+    """
+
+    shape: tuple[int, ...]
+    points: np.ndarray
+    places: list[int]
+    neighbors: np.ndarray
+
+    @classmethod
+    def of(cls, axes: list[np.ndarray], places: list[int]) -> _Grid:
+        shape = tuple(len(axis) for axis in axes)
+        numbers = np.arange(math.prod(shape)).reshape(shape)[np.ix_(*(np.argsort(axis) for axis in axes))]
+        pairs = []
+        for k in range(len(axes)):
+            along = np.moveaxis(numbers, k, 0)
+            pairs.append(np.stack([along[:-1].reshape(-1), along[1:].reshape(-1)], axis=1))
+        both = np.concatenate([*pairs, *(pair[:, ::-1] for pair in pairs)])
+        points = np.stack([axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+        return cls(shape, points, places, both)
+
+    @property
+    def size(self) -> int:
+        return len(self.points)
+
+    def lowest(self, target: Target, starts: np.ndarray) -> Minimum:
+        """The lowest conditional minimum of each point, from starts of shape (points, starts, parameters)."""
+        rows = starts.reshape(-1, starts.shape[-1])
+        found = self._conditional(target, rows, np.repeat(np.arange(self.size), starts.shape[1]))
+        return _lowest(found, starts.shape[:2])
+
+    def followed(self, target: Target, minima: Minimum) -> Minimum:
+        """The same minima or lower ones, from where neighbors ended."""
+        changed = np.ones(self.size, bool)
+        for _ in range(_ROUNDS):
+            pairs = self.neighbors[changed[self.neighbors[:, 1]]]
+            if not len(pairs):
+                break
+            found = self._conditional(target, minima.y[pairs[:, 1]], pairs[:, 0])
+            changed = np.zeros(self.size, bool)
+            for k, point in enumerate(pairs[:, 0]):
+                if found.value[k] < minima.value[point] - 1e-9 * (1.0 + abs(minima.value[point])):
+                    for whole, part in zip(minima, found, strict=True):
+                        whole[point] = part[k]
+                    changed[point] = True
+        return minima
+
+    def _conditional(self, target: Target, rows: np.ndarray, points: np.ndarray) -> Minimum:
+        starts = np.array(rows)
+        starts[:, self.places] = self.points[points]
+        held = target.lower == target.upper
+        held[self.places] = True
+        return _minima(target, starts, np.tile(held, (len(starts), 1)))
 
 
 def _poi(source: Any, names: tuple[str, ...]) -> int:
@@ -158,6 +226,19 @@ def _check_init(init: Any, n: int) -> np.ndarray:
     if start.shape != (n,) or not np.isfinite(start).all():
         raise DatasetError(f"init has shape {start.shape}: expected {n} finite numbers")
     return np.array(start)
+
+
+def _check_inits(init: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
+    """Starts for all points of a grid, shape (points, n_params)."""
+    try:
+        starts = np.asarray(init, np.float64)
+    except (TypeError, ValueError):
+        starts = np.zeros(())
+    if starts.shape == (n,):
+        starts = np.broadcast_to(starts, (*shape, n))
+    if starts.shape != (*shape, n) or not np.isfinite(starts).all():
+        raise DatasetError(f"init has shape {starts.shape}: expected ({n},) or {(*shape, n)}, of finite numbers")
+    return starts.reshape(-1, n)
 
 
 def _check_fixed(fixed: Any, names: tuple[str, ...]) -> dict[int, float]:
