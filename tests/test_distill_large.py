@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -80,27 +81,35 @@ def case(request, tmp_path_factory):
     (root / "workspace.json").write_text(json.dumps(spec))
     options = {**OPTIONS, "n_samples": MANY, "part_size": PART}
     command = arguments("generate_parquet", root / "workspace.json", options, root / "whole")
-    return Case(spec, command, root / "whole", peak_of(command))
+    yield Case(spec, command, root / "whole", peak_of(command))
+    shutil.rmtree(root)
 
 
-def changed(command, tmp_path, function="generate_parquet", **changes):
+@pytest.fixture
+def scratch(tmp_path):
+    """A folder that is emptied at once: pytest would keep gigabytes of several runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def changed(command, scratch, function="generate_parquet", **changes):
     """The command with other options, and another folder."""
     options = {**json.loads(command[5]), **changes}
-    return arguments(function, command[4], options, tmp_path / f"parts-{len(list(tmp_path.iterdir()))}")
+    return arguments(function, command[4], options, scratch / f"parts-{len(list(scratch.iterdir()))}")
 
 
-def test_memory_is_flat(case, tmp_path):
+def test_memory_is_flat(case, scratch):
     columns = next(iterate_parquet(case.folder)).num_columns
     more = 8 * columns * (MANY - FEW)
-    growth = case.peak - peak_of(changed(case.command, tmp_path, n_samples=FEW))
+    growth = case.peak - peak_of(changed(case.command, scratch, n_samples=FEW))
     assert growth < GROWTH * more, (growth, more, case.peak)
     assert case.peak < 40e6
     # What holds the points in memory would be found out.
-    assert peak_of(changed(case.command, tmp_path, "generate_dataset")) > 8 * columns * MANY
+    assert peak_of(changed(case.command, scratch, "generate_dataset")) > 8 * columns * MANY
 
 
-def test_killed_and_resumed(case, tmp_path):
-    command = changed(case.command, tmp_path)
+def test_killed_and_resumed(case, scratch):
+    command = changed(case.command, scratch)
     folder, process = Path(command[-1]), subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 120

@@ -26,6 +26,8 @@ from ._surrogate import Surrogate
 _LINEAR_POINTS = 20_000
 # Rates are taken to be at least this part of those at the minimum, so that they have logarithms.
 _LEAST_RATE = 1e-9
+# How far above the minimum errors of the NLL matter for their size.
+_NEAR, _NEAR_PER_PARAMETER = 10.0, 0.5
 _GRAD_WEIGHT = {"plain": 0.1, "residual": 0.1, "rates": 0.0}
 _BATCH = 256
 
@@ -194,13 +196,15 @@ def _prepare(ds: SurrogateDataset, recipe: str, gradients: bool) -> Prepared:
         constraint, constraint_slope = map(np.asarray, _constraints(r, x))
         main = ds.nll - float(r.constant) - constraint
         slope = None if slope is None else slope - constraint_slope * np.asarray(core.scale)
-        gw = 1.0 / (1.0 + main)
+        # Near the minimum an error matters for its size, far away for its share of the NLL above it.
+        reach = max(_NEAR, _NEAR_PER_PARAMETER * float(r.free.sum()))
+        gw = 1.0 / (1.0 + np.maximum(ds.nll - float(r.minimum_nll), 0.0) / reach) ** 2
         if recipe == "rates":
             assert ds.rates is not None
-            y = np.log(np.maximum(ds.rates, _LEAST_RATE * np.maximum(r.minimum_rates, 1e-9)))
-            # The error of the NLL is the sum of (rate - count) times that of the logarithm; near the minimum it
-            # matters more than far away.
-            w = ((ds.rates - r.observed) ** 2 + ds.rates + 1.0) * gw[:, None]
+            rates = np.maximum(ds.rates, _LEAST_RATE * np.maximum(r.minimum_rates, 1e-9))
+            y = np.log(rates)
+            # The error of the NLL is the sum of (rate - count) times that of the logarithm of the rate.
+            w = ((rates - r.observed) ** 2 + rates + 1.0) * gw[:, None]
         else:
             base, base_slope = map(np.asarray, _baselines(core, x))
             y, w = (np.log1p(main) - base)[:, None], np.ones((len(ds), 1))
