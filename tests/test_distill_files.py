@@ -155,9 +155,11 @@ def test_parts(model, tmp_path):
     with pytest.raises(DatasetError, match="1 of 4 parts are missing"):
         from_parquet(folder)
     assert generate_parquet(model, folder, 330, part_size=100, **options) == 1
+    assert not list(folder.glob("*.tmp")), "what a killed run has left is removed"
     assert generate_parquet(model, folder, 330, part_size=100, **options) == 0
     assert_equal(from_parquet(folder), whole)
     assert [table.num_rows for table in iterate_parquet(folder)] == [100, 100, 100, 30]
+    assert pq.read_table(folder)["nll"].to_pylist() == whole.nll.tolist(), "a folder as others read it"
     total = duckdb.sql(f"select sum(nll) from '{folder}/*.parquet'").fetchall()[0][0]
     assert total == pytest.approx(whole.nll.sum(), rel=1e-12)
     assert np.array_equal(pl.read_parquet(folder / "*.parquet")["nll"].sort().to_numpy(), np.sort(whole.nll))
@@ -178,14 +180,14 @@ def test_a_folder_belongs_to_one_request(model, tmp_path):
     for asked, n, options, message in refused:
         with pytest.raises(DatasetError, match=message):
             generate_parquet(asked, folder, n, progress=False, **options)
-    (folder / "manifest.json").write_text('{"format"')
+    (folder / "_manifest.json").write_text('{"format"')
     with pytest.raises(DatasetError, match="damaged"):
         generate_parquet(model, folder, 20, progress=False)
     with pytest.raises(DatasetError, match="damaged"):
         from_parquet(folder)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(DatasetError, match="holds files and no manifest"):
+    with pytest.raises(DatasetError, match="holds files and no _manifest"):
         generate_parquet(model, tmp_path / "full", 20, progress=False)
     with pytest.raises(DatasetError, match="no data set of generate_parquet"):
         from_parquet(tmp_path / "full")

@@ -58,15 +58,15 @@ def rmse(surrogate, ds):
 
 def test_it_is_accurate(surrogate, near):
     assert surrogate.recipe == "rates"
-    assert rmse(surrogate, near) < 0.08
+    assert rmse(surrogate, near) < 0.04
     error = np.asarray(surrogate.grad_nll(near.parameters)) - near.gradient
     width = np.sqrt(np.diagonal(near.reference.covariance))
     assert np.sqrt(np.mean((error * width) ** 2)) < 0.15  # in standard deviations; the slopes themselves are about 1
 
 
-def test_recipes_in_order_of_accuracy(ds, near, surrogate):
+def test_the_default_recipe_is_the_most_accurate(ds, near, surrogate):
     others = {name: rmse(train_mlp_surrogate(ds, recipe=name, **QUICK), near) for name in ("residual", "plain")}
-    assert 3 * rmse(surrogate, near) < others["residual"] < others["plain"]
+    assert 5 * rmse(surrogate, near) < min(others.values())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -180,6 +180,7 @@ def test_chains_in_arviz(surrogate, model):
 
 
 def test_blackjax_and_numpyro_take_the_density(surrogate):
+    arviz = pytest.importorskip("arviz")
     density = log_density(surrogate)
     mass = np.asarray(density.root @ density.root.T)
     blackjax = pytest.importorskip("blackjax")
@@ -196,9 +197,12 @@ def test_blackjax_and_numpyro_take_the_density(surrogate):
     chain = numpyro.infer.MCMC(kernel, num_warmup=300, num_samples=1500, progress_bar=False)
     chain.run(jax.random.key(2), init_params=jnp.asarray(density.start))
     one, two = (np.asarray(density.params(z)) for z in (path[200:], chain.get_samples()))
-    np.testing.assert_allclose(one.mean(0), two.mean(0), atol=0.2 * two.std(0).max())
-    assert (np.abs(one.mean(0) - two.mean(0)) < 0.2 * two.std(0)).all()
-    np.testing.assert_allclose(one.std(0), two.std(0), rtol=0.2)
+    # The signal strength may pile up at its bound, where chains move slowly: their own errors are the measure.
+    mean_errors = np.hypot(*([float(arviz.mcse(x[:, k])) for k in range(x.shape[1])] for x in (one, two)))
+    width_errors = np.hypot(*([float(arviz.mcse(x[:, k], method="sd")) for k in range(x.shape[1])] for x in (one, two)))
+    assert (mean_errors < 0.2 * two.std(0)).all()
+    assert (np.abs(one.mean(0) - two.mean(0)) < 5 * mean_errors).all()
+    assert (np.abs(one.std(0) - two.std(0)) < 5 * width_errors).all()
 
 
 def test_sampling_refuses(surrogate, model):

@@ -106,8 +106,8 @@ def fit(source: Any, *, fixed: Any = None, init: Any = None, n_starts: Any = Non
 def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = None, init: Any = None) -> ScanResult:
     """Profiles the NLL of a surrogate, or of a surrogate or model in other parameters.
 
-    Where there is more than one start, each point also tries where its neighbors ended, until none of them finds a lower
-    minimum: a valley that one of them found is followed through the whole scan.
+    Where there is more than one start, each point also tries where its neighbors ended, until none of them finds a
+    lower minimum: a valley that one of them found is followed through the whole scan.
 
     Args:
         source: A surrogate, a model or a ``Reparametrized`` one.
@@ -191,7 +191,7 @@ class _Grid(NamedTuple):
             pairs = self.neighbors[changed[self.neighbors[:, 1]]]
             if not len(pairs):
                 break
-            found = self._conditional(target, minima.y[pairs[:, 1]], pairs[:, 0])
+            found = self._conditional(target, np.asarray(minima.y)[pairs[:, 1]], pairs[:, 0])
             changed = np.zeros(self.size, bool)
             for k, point in enumerate(pairs[:, 0]):
                 if found.value[k] < minima.value[point] - 1e-9 * (1.0 + abs(minima.value[point])):

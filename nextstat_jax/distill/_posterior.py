@@ -144,10 +144,17 @@ def _require_same(surrogate: Any, exact: Any) -> None:
         raise DatasetError("the surrogate was made from another model (or other data) than the one given")
 
 
-class _State(NamedTuple):
+class _Place(NamedTuple):
+    """Where a chain is, with the surrogate's log-density and its slope along the columns of ``root``."""
+
     z: Array
-    exact: Array
     approximate: Array
+    slope: Array
+
+
+class _State(NamedTuple):
+    place: _Place
+    exact: Array
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,8 +207,8 @@ def sample(
     *,
     n_chains: Any = 4,
     n_warmup: Any = 200,
-    n_inner: Any = 4,
-    n_leapfrog: Any = 8,
+    n_inner: Any = 8,
+    n_leapfrog: Any = 3,
     seed: Any = 0,
 ) -> Chains:
     """Samples the exact posterior, with proposals from the surrogate (delayed acceptance).
@@ -209,7 +216,8 @@ def sample(
     Each proposal is the end of ``n_inner`` Hamiltonian transitions that leave the surrogate's posterior invariant. It
     is accepted with probability ``min(1, r)``, where r is the ratio of exact to surrogate density there over that
     here: the chain's stationary distribution is the exact posterior, whatever the surrogate, and a draw costs one exact
-    NLL. How good the surrogate is decides how many proposals are accepted.
+    NLL. How good the surrogate is decides how many proposals are accepted; one that is trained on ``"profile"`` or
+    ``"gaussian"`` points is at its best where the chain is.
 
     Args:
         surrogate: The surrogate, reparametrized or not.
@@ -253,54 +261,56 @@ def _chain(exact: Any, approximate: Any, key: Any, draws: int, warmup: int, n_in
     """One chain: draws of z, whether each proposal was accepted, and the acceptance of the inner steps."""
     root = jnp.asarray(approximate.root)
     first, key = jax.random.split(key)
-    z = approximate.start + 0.5 * root @ jax.random.normal(first, approximate.start.shape)
+    slope_at: Callable[[Any, Any], Any] = jax.value_and_grad(lambda y, z: approximate(z + root @ y))
+    start = approximate.start + 0.5 * root @ jax.random.normal(first, approximate.start.shape)
 
     def inner(carry: Any, key: Any) -> Any:
-        z, log_step = carry
-        z, chance = _transition(approximate, root, z, jnp.exp(log_step), leapfrog, key)
-        return (z, log_step), chance
+        place, log_step = carry
+        place, chance = _transition(slope_at, root, place, jnp.exp(log_step), leapfrog, key)
+        return (place, log_step), chance
 
     def outer(carry: Any, inputs: Any) -> Any:
         state, log_step = carry
         key, rate = inputs
         moves, last = jax.random.split(key)
-        (z, _), chances = lax.scan(inner, (state.z, log_step), jax.random.split(moves, n_inner))
-        proposal = _State(z, exact(z), approximate(z))
-        log_ratio = (proposal.exact - state.exact) - (proposal.approximate - state.approximate)
+        (place, _), chances = lax.scan(inner, (state.place, log_step), jax.random.split(moves, n_inner))
+        proposal = _State(place, exact(place.z))
+        log_ratio = (proposal.exact - state.exact) - (place.approximate - state.place.approximate)
         accept = jnp.log(jax.random.uniform(last)) < log_ratio
         state = jax.tree.map(lambda new, old: jnp.where(accept, new, old), proposal, state)
         # Robbins and Monro's adaptation, during warm-up only.
         log_step = log_step + rate * (chances.mean() - _TARGET)
-        return (state, log_step), (state.z, accept, chances.mean())
+        return (state, log_step), (state.place.z, accept, chances.mean())
 
     rates = np.concatenate([2.0 / np.sqrt(np.arange(warmup) + 4.0), np.zeros(draws)])
-    start = (_State(z, exact(z), approximate(z)), jnp.asarray(math.log(0.8 / len(z) ** 0.25)))
-    _, (path, accepted, chances) = lax.scan(outer, start, (jax.random.split(key, warmup + draws), rates))
+    state = _State(_Place(start, *slope_at(jnp.zeros_like(start), start)), exact(start))
+    carry = (state, jnp.asarray(math.log(0.8 / len(start) ** 0.25)))
+    _, (path, accepted, chances) = lax.scan(outer, carry, (jax.random.split(key, warmup + draws), rates))
     return path[warmup:], accepted[warmup:], chances[warmup:]
 
 
-def _transition(density: Any, root: Any, z: Any, step: Any, leapfrog: int, key: Any) -> tuple[Any, Any]:
+def _transition(slope_at: Any, root: Any, place: _Place, step: Any, leapfrog: int, key: Any) -> tuple[_Place, Any]:
     """One Hamiltonian transition in the coordinates ``z = z0 + root @ y``, and its acceptance probability.
 
     References:
         R. M. Neal, MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo (2011), section 5.3.
     """
     kick, length, last = jax.random.split(key, 3)
-    momentum = jax.random.normal(kick, z.shape)
+    momentum = jax.random.normal(kick, place.z.shape)
     # A random step length keeps trajectories from closing on themselves.
     step = step * jax.random.uniform(length, (), minval=0.7, maxval=1.3)
-    gradient: Callable[[Any], Any] = jax.value_and_grad(lambda y: density(z + root @ y))
-    here, slope = gradient(jnp.zeros_like(z))
 
     def move(carry: Any, _: None) -> Any:
         y, p, value, slope = carry
         p = p + 0.5 * step * slope
         y = y + step * p
-        value, slope = gradient(y)
+        value, slope = slope_at(y, place.z)
         return (y, p + 0.5 * step * slope, value, slope), None
 
-    (y, p, value, _), _ = lax.scan(move, (jnp.zeros_like(z), momentum, here, slope), None, leapfrog)
-    log_ratio = value - here + 0.5 * (momentum @ momentum - p @ p)
+    begin = (jnp.zeros_like(place.z), momentum, place.approximate, place.slope)
+    (y, p, value, slope), _ = lax.scan(move, begin, None, leapfrog)
+    log_ratio = value - place.approximate + 0.5 * (momentum @ momentum - p @ p)
     chance = jnp.where(jnp.isfinite(log_ratio), jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
     accept = jax.random.uniform(last) < chance
-    return jnp.where(accept, z + root @ y, z), chance
+    moved = _Place(place.z + root @ y, value, slope)
+    return jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, place), chance

@@ -19,7 +19,8 @@ from ._dataset import Request, integer, make_request
 from ._evaluate import Rows, Span, rows_of
 from ._files import atomic, read_part, schema_metadata, table_of
 
-MANIFEST = "manifest.json"
+# Readers of partitioned Parquet skip what begins with an underscore.
+MANIFEST = "_manifest.json"
 FORMAT = "nextstat_jax.distill.parts/1"
 # A part of this many numbers is a file of about 100 MB, which readers like.
 _NUMBERS = 12_000_000
@@ -45,9 +46,11 @@ def generate_parquet(
 ) -> int:
     """``generate_dataset`` straight to a folder of Parquet files, at flat memory however many points there are.
 
-    The folder holds ``manifest.json``, which says what was asked for, and ``part-00000.parquet`` and so on, each with
-    the columns of ``to_parquet``. Every file is written under a temporary name and renamed. A run that was interrupted
-    is continued by the same call: parts that are there stay, the others are computed, and the result is the same.
+    The folder holds ``_manifest.json``, which says what was asked for, and ``part-00000.parquet`` and so on, each with
+    the columns of ``to_parquet``: pyarrow, pandas, Spark and Dask read the folder, Polars and DuckDB
+    ``folder/*.parquet``. Every file is written under a temporary name and renamed. A run that was interrupted is
+    continued by the same call: parts that are there stay, the others are computed, and the result is the same. One
+    process at a time writes to a folder.
 
     Args:
         model: As in ``generate_dataset``, like all arguments that are not explained here.
@@ -189,6 +192,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _write(path: Path, stream: Iterator[Rows], count: int, names: list[str], header: dict[bytes, bytes]) -> None:
     """One part from the next ``count`` chunks, each a row group."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)  # of a run that was killed
     with atomic(path) as file:
         writer = None
         try:

@@ -208,8 +208,8 @@ def _prepare(ds: SurrogateDataset, recipe: str, gradients: bool) -> Prepared:
         else:
             base, base_slope = map(np.asarray, _baselines(core, x))
             y, w = (np.log1p(main) - base)[:, None], np.ones((len(ds), 1))
-            slope = None if slope is None else slope * gw[:, None] - base_slope * np.asarray(core.scale)
-            gw = np.ones(len(ds))
+            slope = None if slope is None else slope / (1.0 + main)[:, None] - base_slope * np.asarray(core.scale)
+            gw = np.ones(len(ds))  # of logarithms
     core = _with_linear_part(core, inputs, y, w, linear=recipe == "rates")
     left = y - inputs @ np.asarray(core.skip) - np.asarray(core.offset)
     spread = np.sqrt((w * left**2).mean(0) / w.mean(0)) + 1e-9
@@ -217,8 +217,6 @@ def _prepare(ds: SurrogateDataset, recipe: str, gradients: bool) -> Prepared:
     columns |= {"y": (left / spread).astype(np.float32), "w": (w / w.mean()).astype(np.float32)}
     if slope is not None:
         target = slope if recipe == "rates" else slope / spread
-        # The main term's own gradient grows with the distance from the minimum; logarithms were taken of the others.
-        gw = gw**2
         columns |= {"g": target.astype(np.float32), "gw": gw.astype(np.float32)}
     mean, whiten = _standardized(inputs, ds, core)
     return Prepared(core, columns, spread, mean, whiten)
