@@ -32,7 +32,7 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "blackjax", "arviz", "numpy", "sci
 # How often a comparison of equal posteriors may fail, all its parameters together.
 FALSE_ALARM = 1e-3
 # The defaults, and twice as many transitions of three steps each, which add up to trajectories of good length.
-OURS: dict[str, dict[str, int]] = {"ours": {}, "ours_tuned": {"n_inner": 8, "n_leapfrog": 3}}
+OURS = "ours"
 # Whether the mass matrix is dense.
 PEERS = {"nuts_dense": True, "nuts_diagonal": False}
 
@@ -275,11 +275,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     surrogate = train_mlp_surrogate(ds, (64, 64), epochs=options.epochs, progress=False)
     cost["training_seconds"] = time.perf_counter() - start
     exact, draws, chains = log_density(model, surrogate), options.draws, options.chains
-    runs, kept = {}, {}
-    for name, tuning in OURS.items():
-        first, warm, (run, found) = timed(lambda t=tuning: delayed(surrogate, model, draws, chains=chains, **t))
-        kept[name] = run.params
-        runs[name] = {**tuning, "acceptance": found.acceptance, **facts(run, first, warm)}
+    first, warm, (run, found) = timed(lambda: delayed(surrogate, model, draws, chains=chains))
+    kept = {OURS: run.params}
+    runs = {OURS: {"acceptance": found.acceptance, **facts(run, first, warm)}}
     for name, dense in PEERS.items():
         first, warm, run = timed(lambda d=dense: nuts(exact, draws, chains=chains, dense=d))
         kept[name] = run.params
@@ -290,14 +288,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "surrogate": cost,
         "microseconds_an_evaluation": speeds(exact, log_density(surrogate)),
         "runs": runs,
-        "comparisons": {f"{a} and {b}": against(runs, kept, a, b, options.points) for a in OURS for b in PEERS},
+        "comparisons": {f"{OURS} and {b}": against(runs, kept, b, options.points) for b in PEERS},
     }
 
 
-def against(runs: dict[str, Any], kept: dict[str, Any], mine: str, other: str, points: int) -> dict[str, Any]:
+def against(runs: dict[str, Any], kept: dict[str, Any], other: str, points: int) -> dict[str, Any]:
     """Whether two samplers agree, and how much more one of them costs; above 1 is in favor of ours."""
-    pulls = compare(kept[mine], kept[other])
-    one, two = runs[mine]["per_effective_draw"], runs[other]["per_effective_draw"]
+    pulls = compare(kept[OURS], kept[other])
+    one, two = runs[OURS]["per_effective_draw"], runs[other]["per_effective_draw"]
     return {
         "agree": pulls.agree,
         "threshold": pulls.threshold,

@@ -16,7 +16,6 @@ pytest.importorskip("arviz")
 
 DRAWS = 1500
 # Trajectories of three steps are about a quarter of a period: twice as many cost less than the default ones.
-TUNING = {"n_inner": 8, "n_leapfrog": 3}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_the_model_is_what_it_is_said_to_be(model):
 
 
 def test_the_posterior_is_exact_at_a_fifth_of_the_evaluations(model, surrogate, exact):
-    run, chains = delayed(surrogate, model, DRAWS, **TUNING)
+    run, chains = delayed(surrogate, model, DRAWS)
     assert chains.n_exact == run.evaluations + run.warmup_evaluations == 4 * (DRAWS + 200 + 1)
     assert worst_rhat(run.params) < 1.01
     pulls = compare(run.params, exact.params)
@@ -70,13 +69,13 @@ def test_the_posterior_is_exact_at_a_fifth_of_the_evaluations(model, surrogate, 
 
 def test_a_poor_surrogate_costs_draws_and_nothing_else(model, surrogate, exact, monkeypatch):
     poor = biased(surrogate, 1.05)
-    run, chains = delayed(poor, model, DRAWS, **TUNING)
+    run, chains = delayed(poor, model, DRAWS)
     assert 0.3 < chains.acceptance < 0.85
     assert compare(run.params, exact.params).agree
     # Were its proposals not corrected, the comparison would say so.
     original = _posterior._chains
     monkeypatch.setattr(_posterior, "_chains", lambda _, approximate, *rest: original(approximate, approximate, *rest))
-    run, chains = delayed(poor, model, DRAWS, **TUNING)
+    run, chains = delayed(poor, model, DRAWS)
     pulls = compare(run.params, exact.params)
     assert chains.acceptance == 1.0 and worst_rhat(run.params) < 1.01
     assert pulls.worst > 2 * pulls.threshold, pulls

@@ -70,6 +70,9 @@ def test_arrays_that_do_not_fit_are_refused(surrogates, tmp_path):
         np.savez(path, **{**arrays, **change})
         with pytest.raises(DatasetError, match="do not fit together"):
             load(path)
+    np.savez(path, **{**arrays, "member_0_layer_2_bias": arrays["member_0_layer_2_bias"] + 1.0})
+    with pytest.raises(DatasetError, match="its predictions differ by"):
+        load(path)
     del arrays["member_0_skip"]
     np.savez(path, **arrays)
     with pytest.raises(DatasetError, match="no surrogate of this package: KeyError 'skip'"):

@@ -164,6 +164,22 @@ def test_outside_of_the_trained_region(surrogate, ds, model):
     assert not bool(gaussian.in_domain(0.999 * corner))  # in the box, yet far beyond all points
 
 
+def test_exact_values_outside_of_the_trained_region(surrogate, ds, model):
+    points = np.array(ds.parameters[:70])
+    points[::2, model.index("shape")] = 5.5
+    exact = np.array([float(model.nll(point)) for point in points])
+    found = np.asarray(predict_nll(surrogate, points, model))
+    np.testing.assert_allclose(found[::2], exact[::2], rtol=1e-12)
+    np.testing.assert_allclose(found[1::2], surrogate.nll(points)[1::2], rtol=1e-6)
+    assert float(predict_nll(surrogate, points[0], model=model)) == pytest.approx(exact[0], rel=1e-12)
+    traced = jax.jit(lambda x: predict_nll(surrogate, x, model))
+    np.testing.assert_allclose(traced(jnp.asarray(points)), found, rtol=1e-6)
+    np.testing.assert_allclose(traced(jnp.asarray(points[0])), found[0], rtol=1e-6)
+    assert np.array_equal(predict_nll(surrogate, points[1::2], model), surrogate.nll(points[1::2]))
+    with pytest.raises(DatasetError, match="made from another model"):
+        predict_nll(surrogate, points, model.with_data([50.0, 48.0]))
+
+
 def test_rates_of_a_model_for_a_dataset_without(ds, model, near):
     bare = generate_dataset(model, 6000, method="profile", progress=False, include_rates=False)
     assert train_mlp_surrogate(bare[:200], **{**QUICK, "epochs": 1}).recipe == "residual"

@@ -18,6 +18,7 @@ from ._posterior import Chains as Chains
 from ._posterior import LogDensity as LogDensity
 from ._posterior import log_density as log_density
 from ._posterior import sample as sample
+from ._predict import predict_nll as predict_nll
 from ._reparametrize import Reparametrized as Reparametrized
 from ._reparametrize import reparametrize as reparametrize
 from ._serve import export as export
@@ -28,7 +29,6 @@ from ._serve import to_torch as to_torch
 from ._stream import generate_parquet as generate_parquet
 from ._stream import iterate_parquet as iterate_parquet
 from ._surrogate import Surrogate as Surrogate
-from ._surrogate import predict_nll as predict_nll
 from ._train import train_mlp_surrogate as train_mlp_surrogate
 from ._validate import Validation as Validation
 from ._validate import validate as validate

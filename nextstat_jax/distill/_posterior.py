@@ -18,7 +18,7 @@ from .._errors import DatasetError, MissingExtraError
 from .._model import HistFactoryModel
 from ._dataset import check_model, integer
 from ._minima import fit, positive_hessian
-from ._reference import digest_of
+from ._reference import require_same_model
 from ._reparametrize import Reparametrized, inner_of, nll_of
 from ._surrogate import check_surrogate
 
@@ -140,8 +140,7 @@ def _require_same(surrogate: Any, exact: Any) -> None:
         one, other = surrogate.source, exact.source
     check_surrogate(one)
     check_model(other)
-    if one.metadata.get("model_digest") != digest_of(other):
-        raise DatasetError("the surrogate was made from another model (or other data) than the one given")
+    require_same_model(one.metadata, other)
 
 
 class _Place(NamedTuple):

@@ -170,6 +170,12 @@ def _common_factors(s: Structure) -> np.ndarray:
     return (same.all(axis=1) & (acts.sum(axis=1) > 0))[:n]
 
 
+def require_same_model(metadata: dict[str, Any], model: HistFactoryModel, what: str = "surrogate") -> None:
+    """Refuses a data set or a surrogate of another model."""
+    if metadata.get("model_digest") != digest_of(model):
+        raise DatasetError(f"the {what} was made from another model (or other data) than the one given")
+
+
 def digest_of(model: HistFactoryModel) -> str:
     """A hash of everything that the likelihood depends on: arrays, structure, names of parameters."""
     state = hashlib.sha256(model.likelihood.structure.digest.encode())

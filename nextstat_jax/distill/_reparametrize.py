@@ -18,10 +18,10 @@ from .._errors import DatasetError
 from .._likelihood import Likelihood, saturated
 from .._model import HistFactoryModel, concrete
 from ._reference import free_of
-from ._surrogate import Surrogate, _mean
+from ._surrogate import Surrogate, _mean, in_calls
 
-# Points that are vectorized at once where networks compute: so few that they stay in a CPU's caches.
-_TOGETHER = 1024
+# Points that are vectorized at once, networks and models: so few that they stay in a CPU's caches.
+_TOGETHER, _TOGETHER_EXACT = 1024, 64
 
 
 class Substitution(eqx.Module):
@@ -111,7 +111,7 @@ class Reparametrized(eqx.Module):
             return _one(inner, x)
         if not concrete(x):
             return jax.vmap(partial(nll_of, inner))(x)
-        return _many(inner, x, _TOGETHER if isinstance(self.source, Surrogate) else 64)
+        return many_nlls(inner, x)
 
     def in_domain(self, x: Any) -> Bool[Array, "*points"]:
         """Whether the source's parameters lie in the region in which it was trained; true for a model's."""
@@ -246,6 +246,13 @@ def _one(inner: Any, x: Any) -> Array:
 @partial(jax.jit, static_argnums=2)
 def _many(inner: Any, x: Any, together: int) -> Array:
     return jax.lax.map(partial(nll_of, inner), x, batch_size=min(together, max(len(x), 1)))
+
+
+def many_nlls(inner: Any, x: Any) -> Array:
+    """NLLs of any number of points, shape (n, n_params)."""
+    source = inner.source if isinstance(inner, Substituted) else inner
+    together = _TOGETHER_EXACT if isinstance(source, Likelihood) else _TOGETHER
+    return in_calls(lambda part: _many(inner, part, together), x)
 
 
 @jax.jit

@@ -21,12 +21,15 @@ from ._reference import Reference
 from ._surrogate import Surrogate, check_surrogate
 
 FORMAT = "nextstat_jax.distill.surrogate/1"
+_PROBES, _PROBE_ERROR = 4, 1e-3
 _STATIC = ("recipe", "logs")
 _NESTED = ("layers", "reference", "expansion")
 
 
 def save(surrogate: Any, path: Any) -> None:
     """Writes a surrogate as one ``.npz`` file with a JSON header, under a temporary name that is then renamed.
+
+    A few points with their predictions are part of it: ``load`` checks that it predicts the same.
 
     Raises:
         DatasetError: If it cannot be written.
@@ -47,14 +50,17 @@ def save(surrogate: Any, path: Any) -> None:
         "recipe": first.recipe,
         "logs": list(first.logs),
     }
-    write_npz(path, {**arrays, **history}, json.dumps(header))
+    points = _probes(first)
+    probes = {"probe_params": points, "probe_nll": np.asarray(surrogate.nll(points))}
+    write_npz(path, {**arrays, **history, **probes}, json.dumps(header))
 
 
 def load(path: Any) -> Surrogate:
     """Reads what ``save`` wrote. Nothing is unpickled.
 
     Raises:
-        DatasetError: If the file is missing, damaged or of another kind.
+        DatasetError: If the file is missing, damaged or of another kind, or the surrogate predicts other values here than
+            where it was saved.
     """
     header, arrays = read_npz(path, FORMAT)
     try:
@@ -62,13 +68,26 @@ def load(path: Any) -> Surrogate:
         history = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
         surrogate = Surrogate(members, history, tuple(header["parameter_names"]), header["facts"])
         good = all(_fits(core, surrogate.n_params) for core in members) and isinstance(surrogate.metadata, dict)
+        good = good and arrays["probe_params"].shape == (len(arrays["probe_nll"]), surrogate.n_params)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no surrogate of this package: {type(error).__name__} {error}"[:200]) from None
     if not good:
         raise DatasetError(f"{path} is no surrogate of this package: its arrays do not fit together")
+    found, expected = np.asarray(surrogate.nll(arrays["probe_params"])), arrays["probe_nll"]
+    worst = float(np.abs(found - expected).max())
+    # Single precision sums in another order on another device.
+    if not worst <= _PROBE_ERROR * (1.0 + np.abs(expected).max()):
+        raise DatasetError(f"{path}: its predictions differ by {worst:.3g} from those where it was saved")
     return surrogate
+
+
+def _probes(core: Core) -> np.ndarray:
+    """Points around the middle of the trained region, shape (n, n_params)."""
+    lower, upper = np.asarray(core.lower, np.float64), np.asarray(core.upper, np.float64)
+    steps = np.random.default_rng(0).normal(size=(_PROBES, len(lower)))
+    return np.clip(np.asarray(core.origin) + 0.02 * (upper - lower) * steps, lower, upper)
 
 
 def _arrays_of(core: Core) -> dict[str, Any]:

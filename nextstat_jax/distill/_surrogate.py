@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -141,23 +142,6 @@ class Surrogate(eqx.Module):
         return f"{head}\n  {trained}\n  held-out points: RMSE {rmse:.3g}, largest error {most:.3g} in NLL"
 
 
-def predict_nll(surrogate: Any, params: Any) -> Float[Array, "*points"]:
-    """NLL that a surrogate predicts.
-
-    Args:
-        surrogate: From ``train_mlp_surrogate`` or ``load``.
-        params: One point, shape (n_params,), or many, shape (n, n_params).
-
-    Returns:
-        Scalar, or shape (n,).
-
-    Raises:
-        DatasetError: For another shape, or what is no surrogate.
-    """
-    check_surrogate(surrogate)
-    return surrogate.nll(params)
-
-
 def check_surrogate(surrogate: Any) -> None:
     """Refuses what is no surrogate."""
     if not isinstance(surrogate, Surrogate):
@@ -192,16 +176,20 @@ def _batch(function: Any, members: tuple[Core, ...], params: Any) -> Array:
 
 
 def _many(function: Any, members: tuple[Core, ...], params: Any) -> Array:
-    """Any number of points through programs of few shapes."""
-    n, parts = len(params), []
+    return in_calls(lambda part: _batch(function, members, part), params)
+
+
+def in_calls(function: Callable[[Any], Array], points: Any) -> Array:
+    """A compiled function of points, shape (n, n_params), for any n through programs of few shapes."""
+    n, parts = len(points), []
     for start in range(0, n, _CALL):
-        part = params[start : start + _CALL]
+        part = points[start : start + _CALL]
         size = min(_CALL, 2 ** max(len(part) - 1, 0).bit_length())
         if len(part) < size:
             fill = np.broadcast_to(np.asarray(part[-1:]), (size - len(part), part.shape[1]))
             part = np.concatenate([np.asarray(part), fill])
-        parts.append(_batch(function, members, part))
+        parts.append(function(part))
     if not parts:
-        return _batch(function, members, params)
+        return function(points)
     whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     return whole if len(whole) == n else jnp.asarray(np.asarray(whole)[:n])

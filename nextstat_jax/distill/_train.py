@@ -19,7 +19,7 @@ from ._core import RECIPES, Core, constraints, features, log_baseline, main_expa
 from ._dataset import SurrogateDataset, check_dataset, check_model, integer
 from ._evaluate import device_of
 from ._network import Options, init_network, layers_of, train
-from ._reference import Reference, digest_of
+from ._reference import Reference, require_same_model
 from ._surrogate import Surrogate
 
 # Points that determine the linear part.
@@ -172,8 +172,7 @@ def _finite(ds: SurrogateDataset) -> SurrogateDataset:
 
 def _with_rates(ds: SurrogateDataset, model: Any) -> SurrogateDataset:
     check_model(model)
-    if digest_of(model) != ds.metadata.get("model_digest"):
-        raise DatasetError("the data set was made from another model (or other data) than the one given")
+    require_same_model(ds.metadata, model, "data set")
     return ds if ds.rates is not None else replace(ds, rates=np.asarray(_rates(model.likelihood, ds.parameters)))
 
 

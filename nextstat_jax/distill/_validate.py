@@ -20,7 +20,7 @@ from .._scan import profile_scan
 from .._tables import plain, text_table
 from ._core import Core
 from ._dataset import SurrogateDataset, check_model, generate_dataset, integer
-from ._reference import digest_of
+from ._reference import require_same_model
 from ._surrogate import Surrogate, _mean, check_surrogate
 
 # What a surrogate should reach to be trusted, by the names of ``Validation.measures``; the NLL near the minimum also
@@ -181,8 +181,7 @@ def validate(
     check_surrogate(surrogate)
     check_model(model)
     facts = surrogate.metadata
-    if facts.get("model_digest") != digest_of(model):
-        raise DatasetError("the surrogate was made from another model (or other data) than the one given")
+    require_same_model(facts, model)
     n, seed = integer(n, "n", 1), integer(seed, "seed", 0)
     given = _check_tolerances(tolerances)
     index = model.index(parameter) if parameter is not None else model.poi_index

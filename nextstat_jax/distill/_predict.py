@@ -1,0 +1,56 @@
+"""``predict_nll``: the surrogate where it was trained, the model itself elsewhere if asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .._model import concrete
+from ._dataset import check_model
+from ._reference import require_same_model
+from ._reparametrize import many_nlls, nll_of
+from ._surrogate import Surrogate, check_surrogate
+
+
+def predict_nll(surrogate: Any, params: Any, model: Any = None) -> Float[jax.Array, "*points"]:
+    """NLL that a surrogate predicts.
+
+    Args:
+        surrogate: From ``train_mlp_surrogate`` or ``load``.
+        params: One point, shape (n_params,), or many, shape (n, n_params).
+        model: Its model, to evaluate points outside the trained region exactly. Without it the surrogate extrapolates
+            there; ``surrogate.in_domain`` tells which points they are.
+
+    Returns:
+        Scalar, or shape (n,).
+
+    Raises:
+        DatasetError: For another shape, what is no surrogate, or a surrogate of another model.
+    """
+    check_surrogate(surrogate)
+    if model is None:
+        return surrogate.nll(params)
+    check_model(model)
+    require_same_model(surrogate.metadata, model)
+    predicted, inside = surrogate.nll(params), surrogate.in_domain(params)
+    if not (concrete(inside) and concrete(predicted)):
+        return _traced(surrogate, jnp.asarray(params), model)
+    outside = ~np.asarray(inside)
+    if not outside.any():
+        return predicted
+    points = np.asarray(params, np.float64).reshape(-1, surrogate.n_params)
+    values = np.array(predicted, np.float64).reshape(-1)
+    values[outside.reshape(-1)] = many_nlls(model.likelihood, points[outside.reshape(-1)])
+    return jnp.asarray(values.reshape(np.shape(predicted)))
+
+
+def _traced(surrogate: Surrogate, params: jax.Array, model: Any) -> jax.Array:
+    """Both, where it is not known which points lie inside."""
+    exact = partial(nll_of, model.likelihood)
+    exact = exact(params) if params.ndim == 1 else jax.vmap(exact)(params)
+    return jnp.where(surrogate.in_domain(params), surrogate.nll(params), exact)
