@@ -237,6 +237,9 @@ def test_bad_arguments(model, surrogate, pair):
     other = reparametrize(model, {**COUPLING, "c": (-1.0, 1.0)}, FUNCTION, surrogate=surrogate)
     with pytest.raises(DatasetError, match="other parameters or bounds"):
         sample(approximate, other)
+    other = reparametrize(model, COUPLING, Strength(2.0, 1.4), surrogate=surrogate)
+    with pytest.raises(DatasetError, match="by different functions"):
+        sample(approximate, other)
     with pytest.raises(DatasetError, match=r"params has shape \(3,\)"):
         exact.nll(jnp.zeros(3))
     with pytest.raises(DatasetError, match="surrogate= is none of this model"):

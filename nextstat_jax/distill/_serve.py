@@ -59,8 +59,8 @@ def load(path: Any) -> Surrogate:
     """Reads what ``save`` wrote. Nothing is unpickled.
 
     Raises:
-        DatasetError: If the file is missing, damaged or of another kind, or the surrogate predicts other values here than
-            where it was saved.
+        DatasetError: If the file is missing, damaged or of another kind, or the surrogate predicts other values here
+            than where it was saved.
     """
     header, arrays = read_npz(path, FORMAT)
     try:
