@@ -431,7 +431,7 @@ def from_pyhf(
         dtype=kind,
     )
     if kind == np.float64:
-        _require_x64()
+        require_x64()
     limit_lapack_threads()
     arrays = {name: jnp.asarray(value) for name, value in compiled.arrays.items()}
     return HistFactoryModel(Likelihood(**arrays, structure=compiled.structure), compiled.names)
@@ -447,7 +447,8 @@ def _dtype(dtype: Any) -> np.dtype:
     return kind
 
 
-def _require_x64() -> None:
+def require_x64() -> None:
+    """Turns on JAX's x64 mode."""
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return
     if jax.live_arrays():

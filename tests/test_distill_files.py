@@ -27,7 +27,7 @@ from nextstat_jax.distill import (
     to_parquet,
 )
 from tests import building as b
-from tests.test_distill_dataset import SPEC
+from tests.test_distill_dataset import NEGATIVE, SPEC
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,24 @@ def test_parts(model, tmp_path):
     total = duckdb.sql(f"select sum(nll) from '{folder}/*.parquet'").fetchall()[0][0]
     assert total == pytest.approx(whole.nll.sum(), rel=1e-12)
     assert np.array_equal(pl.read_parquet(folder / "*.parquet")["nll"].sort().to_numpy(), np.sort(whole.nll))
+
+
+def test_points_without_a_finite_nll_are_counted(tmp_path):
+    model = nextstat.from_pyhf(NEGATIVE)
+    options = {"method": "uniform", "nonfinite": "drop", "progress": False}
+    whole = generate_dataset(model, 300, **options)
+    assert 0 < whole.n_samples < 300
+    generate_parquet(model, tmp_path / "parts", 300, part_size=100, **options)
+    found = from_parquet(tmp_path / "parts").metadata
+    assert (found["n_samples"], found["n_nonfinite"]) == (whole.n_samples, whole.metadata["n_nonfinite"])
+    assert whole[:12].metadata["n_samples"] == 12
+
+
+def test_a_damaged_part_is_named(model, tmp_path):
+    generate_parquet(model, tmp_path / "parts", 20, progress=False)
+    (tmp_path / "parts" / "part-00000.parquet").write_bytes(b"PAR1half")
+    with pytest.raises(DatasetError, match=r"part-00000\.parquet is damaged"):
+        list(iterate_parquet(tmp_path / "parts"))
 
 
 def test_a_folder_belongs_to_one_request(model, tmp_path):

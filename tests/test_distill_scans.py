@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 
 import nextstat_jax as nextstat
 from nextstat_jax import DatasetError
+from nextstat_jax._minimize import Minimum
 from nextstat_jax.distill import (
     fit,
     generate_dataset,
@@ -21,6 +22,7 @@ from nextstat_jax.distill import (
     sample,
     train_mlp_surrogate,
 )
+from nextstat_jax.distill._minima import _lowest
 from tests.test_distill_dataset import FIXED, SPEC
 
 COUPLING = {"c": (-1.6, 1.2), "shift": (-0.5, 0.5)}
@@ -181,6 +183,33 @@ def test_chains_in_other_parameters(pair):
     np.testing.assert_allclose(density.params(z), chains.params[0, 0], rtol=1e-8)
 
 
+def test_minima_where_nothing_was_trained_do_not_count(surrogate):
+    # There a network may fall without bound.
+    inside = np.asarray(surrogate.minimum)
+    next_to, far = np.array(inside), np.array(inside)
+    place = surrogate.parameter_names.index("shape")
+    low, high = np.asarray(surrogate.parameter_bounds)[place]
+    next_to[place], far[place] = high + 0.02 * (high - low), high + 2.0 * (high - low)
+
+    def picked(*points):
+        zeros = np.zeros(len(points))
+        y, value = np.stack(points), -np.arange(len(points), dtype=float)  # the later, the lower
+        minima = Minimum(y, value, y, y, zeros, zeros, zeros, zeros)
+        return _lowest(surrogate, minima).y
+
+    assert np.array_equal(picked(inside, next_to, far), inside)
+    assert np.array_equal(picked(next_to, far), next_to)
+    assert np.array_equal(picked(far, 1.1 * far), 1.1 * far)
+
+
+def test_integers_are_numbers(model, surrogate, pair):
+    whole = np.array([0, 1, 0, 1, 1])
+    assert float(surrogate.nll(jnp.asarray(whole))) == pytest.approx(
+        float(surrogate.nll(whole.astype(float))), rel=1e-6
+    )
+    assert float(pair[1].nll(jnp.asarray(whole))) == pytest.approx(float(pair[1].nll(whole.astype(float))), rel=1e-12)
+
+
 def test_fixed_parameters_stay():
     spec = {**SPEC, "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": FIXED}}]}
     model = nextstat.from_pyhf(spec)
@@ -203,7 +232,11 @@ BAD = [
     (GOOD, "mu", "function is a str"),
     (GOOD, lambda x: x, "function returns no mapping"),
     (GOOD, lambda x: {"nu": x[0]}, "'nu', which is no parameter"),
-    (GOOD, lambda x: {"mu": x}, r"'mu' of shape \(1,\): expected a scalar"),
+    (GOOD, lambda x: {"mu": x}, r"'mu' of shape \(1,\): expected a real scalar"),
+    (GOOD, lambda x: {"mu": x[0] + 1j}, r"'mu' of shape \(\): expected a real scalar"),
+    (GOOD, lambda x: {"mu": np.sin(x)[0]}, "function cannot be traced by JAX: TracerArrayConversionError"),
+    (GOOD, lambda x, y: {"mu": x[0]}, "function cannot be traced by JAX: TypeError"),
+    ({1: (0.0, 1.0)}, lambda x: {"mu": x[0]}, "parameters: 1 is no name"),
 ]
 
 
@@ -219,6 +252,11 @@ def test_bad_arguments(model, surrogate, pair):
         fit(SPEC)
     with pytest.raises(DatasetError, match="there is no parameter 'nu'"):
         fit(surrogate, fixed={"nu": 1.0})
+    for value in (99.0, "a", None, np.nan):
+        with pytest.raises(DatasetError, match=r"fixed\['mu'\]=.*expected a number within its bounds"):
+            fit(surrogate, fixed={"mu": value})
+    with pytest.raises(DatasetError, match="goes with a model"):
+        log_density(surrogate, model)
     with pytest.raises(DatasetError, match=r"init has shape \(2,\): expected 5 finite numbers"):
         fit(surrogate, init=[1.0, 2.0])
     with pytest.raises(DatasetError, match="n_starts=0"):
@@ -229,6 +267,7 @@ def test_bad_arguments(model, surrogate, pair):
         (("mu", "mu"), [[1.0], [1.0]], "expected one name, or two different ones"),
         (("mu", "norm"), [[1.0]], "give a list of 2 arrays"),
         ("mu", 1.0, "values of mu: give a list of numbers"),
+        ("mu", ["a"], "values of mu: give a list of numbers"),
     ):
         with pytest.raises(DatasetError, match=message):
             profile_scan(surrogate, parameter, values)

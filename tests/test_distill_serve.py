@@ -148,6 +148,54 @@ def test_onnx_needs_its_packages(surrogates, tmp_path, monkeypatch):
         to_onnx(surrogates[0], tmp_path / "a.onnx")
 
 
+def test_other_precisions_and_integers_in_torch(surrogates, ds):
+    torch = pytest.importorskip("torch")
+    double = surrogates[0].astype("float64")
+    x = torch.from_numpy(ds.parameters[:5])
+    np.testing.assert_allclose(to_torch(double)(x).detach(), double.nll(ds.parameters[:5]), rtol=1e-12)
+    whole = torch.ones(surrogates[0].n_params, dtype=torch.int64)
+    expected = float(surrogates[0].nll(np.ones(surrogates[0].n_params)))
+    assert to_torch(surrogates[0])(whole).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_fresh_process_computes_in_double_precision(surrogates, ds, tmp_path):
+    save(surrogates[0], tmp_path / "a.npz")
+    np.save(tmp_path / "points.npy", ds.parameters[:9])
+    code = (
+        "import numpy as np; from nextstat_jax import distill\n"
+        f"s = distill.load({str(tmp_path / 'a.npz')!r}); x = np.load({str(tmp_path / 'points.npy')!r})\n"
+        f"distill.export(s, {str(tmp_path / 'a.jax')!r})\n"
+        "print(s.nll(x).dtype, *np.asarray(s.nll(x)))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kind, *values = done.stdout.split()
+    assert kind == "float64"
+    np.testing.assert_allclose(np.array(values, float), surrogates[0].nll(ds.parameters[:9]), rtol=1e-7)
+    assert artifact(tmp_path / "a.jax")(ds.parameters[:9]).dtype == np.float64
+
+
+def test_refusals(surrogates, tmp_path):
+    with pytest.raises(DatasetError, match="dtype='int32': expected 'float64' or 'float32'"):
+        export(surrogates[0], tmp_path / "a.jax", dtype="int32")
+    with pytest.raises(DatasetError, match="dtype='banana'"):
+        export(surrogates[0], tmp_path / "a.jax", dtype="banana")
+    with pytest.raises(DatasetError, match="platforms='cpu': expected several"):
+        export(surrogates[0], tmp_path / "a.jax", platforms="cpu")
+    (tmp_path / "a.npz").write_text("import this")
+    with pytest.raises(DatasetError, match=r"it is no \.npz file"):
+        load(tmp_path / "a.npz")
+    bad = jax.tree.map(lambda x: x * np.nan if np.asarray(x).dtype == np.float32 else x, surrogates[0])
+    with pytest.raises(DatasetError, match="not finite in the middle of its region"):
+        save(bad, tmp_path / "b.npz")
+
+
+def test_derivatives_are_finite_far_away(surrogates, ds):
+    far = np.array(ds.reference.minimum)
+    far[surrogates[0].parameter_names.index("mu")] = 1e3
+    assert np.isfinite(surrogates[0].grad_nll(far)).all()
+
+
 def test_a_surrogate_is_a_pytree(surrogates, ds):
     leaves, structure = jax.tree.flatten(surrogates[0])
     again = jax.tree.unflatten(structure, leaves)

@@ -125,7 +125,7 @@ def test_lines_of_a_slice_are_where_the_model_has_their_height(land, model, surr
     drawn = lines(figures.draw(landscapes.plane(land, ("mu", "norm"))))
     assert set(drawn) == {1.148, 2.996}
     error = float(surrogate.history["validation_max"])
-    assert error < 0.1
+    assert error < 0.2
     for height, vertices in drawn.items():
         points = np.array([at(land, mu=x, norm=y) for x, y in vertices])
         # Straight lines between grid points add to the surrogate's error.

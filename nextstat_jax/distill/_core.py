@@ -15,6 +15,8 @@ from ._reference import Reference
 RECIPES = ("rates", "residual", "plain")
 # A factor below this is taken to be this large where its logarithm is an input.
 _LEAST = 1e-6
+# Logarithms of rates are no larger.
+MOST = 60.0
 
 
 @jax.tree_util.register_dataclass
@@ -102,7 +104,8 @@ def nll(core: Core, params: Any) -> Array:
     r = core.reference
     assert r is not None
     if core.recipe == "rates":
-        main = poisson_deviance(jnp.asarray(r.observed, params.dtype), jnp.exp(y)).sum()
+        # Far outside of the trained region single precision would overflow in the derivative.
+        main = poisson_deviance(jnp.asarray(r.observed, params.dtype), jnp.exp(jnp.minimum(y, MOST))).sum()
     else:
         main = main_term(y[0], log_baseline(core, params))
     return r.constant + main + constraints(r, params)

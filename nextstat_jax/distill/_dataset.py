@@ -69,7 +69,7 @@ class SurrogateDataset:
         if isinstance(rows, int | np.integer):
             rows = slice(int(rows), int(rows) + 1 or None)
         cut = {name: None if x is None else x[rows] for name, x in self._columns().items()}
-        return replace(self, **cut)
+        return replace(self, **cut, metadata={**self.metadata, "n_samples": len(self.nll[rows])})
 
     def _columns(self) -> dict[str, np.ndarray | None]:
         return {name: getattr(self, name) for name in ("parameters", "nll", "gradient", "rates")}

@@ -27,7 +27,9 @@ FORMAT = "nextstat_jax.distill.dataset/1"
 _NLL, _GRADIENT, _RATE = "nll", "grad_", "rate_"
 _KEY = b"nextstat_jax"
 _COLUMNS = ("parameters", "nll", "gradient", "rates")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
+# Where each part says how many of its points had no finite NLL.
+NONFINITE = "nextstat_jax.n_nonfinite"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
 
 
 def to_npz(ds: SurrogateDataset, path: Any) -> None:
@@ -60,8 +62,8 @@ def from_npz(path: Any) -> SurrogateDataset:
         return _checked(columns, header, arrays["parameter_bounds"], parts)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
-    except _UNREADABLE as error:
-        raise DatasetError(f"{path} is not a data set of this package: {_line(error)}") from None
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} is not a data set of this package: {first_line(error)}") from None
 
 
 def write_npz(path: Any, arrays: dict[str, Any], header: str) -> None:
@@ -73,6 +75,9 @@ def write_npz(path: Any, arrays: dict[str, Any], header: str) -> None:
 def read_npz(path: Any, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a file that ``write_npz`` wrote, checked to be whole and of the given format."""
     try:
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise zipfile.BadZipFile("it is no .npz file")
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             # Reading a member to its end checks its checksum.
             arrays = {name: file[name] for name in file.files}
@@ -80,8 +85,8 @@ def read_npz(path: Any, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         found = header["format"]
     except FileNotFoundError:
         raise DatasetError(f"there is no file {path}") from None
-    except _UNREADABLE as error:
-        raise DatasetError(f"{path} is damaged, or was not written by this package: {_line(error)}") from None
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} is damaged, or was not written by this package: {first_line(error)}") from None
     if found != kind:
         raise DatasetError(f"{path} has the format {found!r:.60}, expected {kind!r}")
     return header, arrays
@@ -123,19 +128,27 @@ def from_parquet(path: Any) -> SurrogateDataset:
         header, bounds, reference = _of_schema(tables[0].schema.metadata or {})
         names = header["parameter_names"]
         columns = _columns_of(pa.concat_tables(tables), names)
+        if Path(path).is_dir():
+            count = sum(map(_nonfinite_of, files))
+            header["metadata"] |= {"n_samples": sum(table.num_rows for table in tables), "n_nonfinite": count}
         return _checked(columns, header, bounds, reference)
     except FileNotFoundError:
         raise DatasetError(f"there is no file {path}") from None
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
-    except _UNREADABLE as error:
-        raise DatasetError(f"{path} is damaged, or was not written by this package: {_line(error)}") from None
+    except UNREADABLE as error:
+        raise DatasetError(f"{path} is damaged, or was not written by this package: {first_line(error)}") from None
 
 
 def read_part(path: Any) -> pa.Table:
     """One Parquet file, its checksums compared."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read()
+
+
+def _nonfinite_of(path: Path) -> int:
+    facts = pq.read_metadata(path).metadata or {}
+    return int(facts.get(NONFINITE.encode(), 0))
 
 
 def table_of(rows: Rows, names: list[str], metadata: dict[bytes, bytes]) -> pa.Table:
@@ -233,10 +246,11 @@ def atomic(path: Any) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {_line(error)}") from None
+        raise DatasetError(f"{path} cannot be written: {first_line(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -24,6 +24,8 @@ from ._surrogate import Surrogate
 
 # Minimizations that advance together; each holds a matrix of parameters by parameters.
 _TOGETHER, _TOGETHER_CPU = 128, 8
+# How far beyond the trained region, in units of its size, counts as next to it.
+_NEXT_TO = 0.1
 # How far a valley is followed through a scan, in points.
 _ROUNDS = 100
 # Starts where nothing is said: other parameters can make several minima of one.
@@ -81,7 +83,8 @@ def fit(source: Any, *, fixed: Any = None, init: Any = None, n_starts: Any = Non
             bounds. By default 8 for a ``Reparametrized`` source, and 1.
 
     Returns:
-        ``FitResult``, as ``nextstat_jax.fit`` returns it. It is not differentiable.
+        ``FitResult``, as ``nextstat_jax.fit`` returns it. It is not differentiable. Minima outside the region where a
+        surrogate was trained count only if there is no other: ``source.in_domain(result.params)`` tells.
 
     Raises:
         DatasetError: For arguments that cannot be used.
@@ -89,10 +92,10 @@ def fit(source: Any, *, fixed: Any = None, init: Any = None, n_starts: Any = Non
     target, names = target_of(source)
     start = target.start if init is None else _check_init(init, len(names))
     held = target.lower == target.upper
-    for index, value in _check_fixed(fixed, names).items():
+    for index, value in _check_fixed(fixed, names, target).items():
         start[index], held[index] = value, True
     starts = _starts(source, target._replace(start=start), n_starts, held)
-    best = _lowest(_minima(target, starts, np.tile(held, (len(starts), 1))))
+    best = _lowest(source, _minima(target, starts, np.tile(held, (len(starts), 1))))
     spread = _covariance(target, best, held)
     best = jax.tree.map(jnp.asarray, best)
     # On a bound means: held there by it, as for the fits of models.
@@ -127,18 +130,18 @@ def profile_scan(source: Any, parameter: Any, values: Any, *, n_starts: Any = No
     scanned, axes = _check_scan(names, target, parameter, values)
     held = target.lower == target.upper
     starts = _starts(source, target, n_starts, held)
-    free = _lowest(_minima(target, starts, np.tile(held, (len(starts), 1))))
+    free = _lowest(source, _minima(target, starts, np.tile(held, (len(starts), 1))))
     grid = _Grid.of(axes, [names.index(name) for name in scanned])
     more = () if init is None else (_check_inits(init, grid.shape, len(names)),)
     # In rows: the starts of the first point, of the second, and so on.
     points = np.stack([np.tile(free.y, (grid.size, 1)), *(np.tile(y, (grid.size, 1)) for y in starts), *more], axis=1)
-    minima = grid.lowest(target, points)
+    minima = grid.lowest(source, target, points)
     if points.shape[1] > 2:
-        minima = grid.followed(target, minima)
+        minima = grid.followed(source, target, minima)
     # A conditional minimum below the unconditional one leads it there.
-    lowest = _lowest(minima)
+    lowest = _lowest(source, minima)
     if lowest.value < free.value:
-        free = _lowest(_minima(target, np.stack([lowest.y, free.y]), np.tile(held, (2, 1))))
+        free = _lowest(source, _minima(target, np.stack([lowest.y, free.y]), np.tile(held, (2, 1))))
     whole = jax.tree.map(lambda x: jnp.asarray(x.reshape(*grid.shape, *x.shape[1:])), minima)
     one = jax.tree.map(jnp.asarray, free)
     return ScanResult(
@@ -178,25 +181,31 @@ class _Grid(NamedTuple):
     def size(self) -> int:
         return len(self.points)
 
-    def lowest(self, target: Target, starts: np.ndarray) -> Minimum:
+    def lowest(self, source: Any, target: Target, starts: np.ndarray) -> Minimum:
         """The lowest conditional minimum of each point, from starts of shape (points, starts, parameters)."""
         rows = starts.reshape(-1, starts.shape[-1])
         found = self._conditional(target, rows, np.repeat(np.arange(self.size), starts.shape[1]))
-        return _lowest(found, starts.shape[:2])
+        return _lowest(source, found, starts.shape[:2])
 
-    def followed(self, target: Target, minima: Minimum) -> Minimum:
+    def followed(self, source: Any, target: Target, minima: Minimum) -> Minimum:
         """The same minima or lower ones, from where neighbors ended."""
+        outside = _outside(source, minima)
         changed = np.ones(self.size, bool)
         for _ in range(_ROUNDS):
             pairs = self.neighbors[changed[self.neighbors[:, 1]]]
             if not len(pairs):
                 break
             found = self._conditional(target, np.asarray(minima.y)[pairs[:, 1]], pairs[:, 0])
+            now = _outside(source, found)
             changed = np.zeros(self.size, bool)
             for k, point in enumerate(pairs[:, 0]):
-                if found.value[k] < minima.value[point] - 1e-9 * (1.0 + abs(minima.value[point])):
+                if not np.isfinite(found.value[k]) or now[k] > outside[point]:
+                    continue
+                margin = 1e-9 * (1.0 + abs(found.value[k]))
+                if now[k] < outside[point] or found.value[k] < minima.value[point] - margin:
                     for whole, part in zip(minima, found, strict=True):
                         whole[point] = part[k]
+                    outside[point] = now[k]
                     changed[point] = True
         return minima
 
@@ -241,16 +250,21 @@ def _check_inits(init: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
     return starts.reshape(-1, n)
 
 
-def _check_fixed(fixed: Any, names: tuple[str, ...]) -> dict[int, float]:
+def _check_fixed(fixed: Any, names: tuple[str, ...], target: Target) -> dict[int, float]:
     if fixed is not None and not isinstance(fixed, Mapping):
         raise DatasetError(f"fixed is a {type(fixed).__name__}: give a mapping from parameter names to values")
     found = {}
     for name, value in (fixed or {}).items():
         if name not in names:
             raise DatasetError(f"fixed: there is no parameter {name!r}")
-        if not np.ndim(value) == 0 or not np.isfinite(float(value)):
-            raise DatasetError(f"fixed[{name!r}]={value!r:.40}: expected a finite number")
-        found[names.index(name)] = float(value)
+        index = names.index(name)
+        low, high = float(target.lower[index]), float(target.upper[index])
+        number = value if isinstance(value, int | float | np.number | np.ndarray | jax.Array) else np.nan
+        if np.ndim(number) or not low <= float(number) <= high:
+            raise DatasetError(
+                f"fixed[{name!r}]={value!r:.40}: expected a number within its bounds [{low:g}, {high:g}]"
+            )
+        found[index] = float(number)
     return found
 
 
@@ -271,7 +285,10 @@ def _check_scan(
         low, high = (float(end[names.index(name)]) for end in (target.lower, target.upper))
         if low == high:
             raise DatasetError(f"{name} is fixed: there is nothing to scan")
-        axis = np.asarray(column, np.float64)
+        try:
+            axis = np.asarray(column, np.float64)
+        except (TypeError, ValueError):
+            axis = np.zeros(())
         slack = 1e-9 * (high - low)
         if axis.ndim != 1 or not axis.size or not ((axis >= low - slack) & (axis <= high + slack)).all():
             raise DatasetError(f"values of {name}: give a list of numbers within its bounds [{low:g}, {high:g}]")
@@ -332,10 +349,27 @@ def _minima(target: Target, starts: np.ndarray, held: np.ndarray) -> Minimum:
     return jax.tree.map(lambda *x: np.concatenate(x)[: len(starts)], *parts)
 
 
-def _lowest(minima: Minimum, shape: tuple[int, int] | None = None) -> Minimum:
-    """The lowest of all minima, or with a shape of rows and columns that of each row."""
+def _outside(source: Any, minima: Minimum) -> np.ndarray:
+    """How far minima lie from where a surrogate was trained: 0 inside, 1 next to it, 2 where it may say anything."""
+    params = source.params(minima.y) if isinstance(source, Reparametrized) else minima.y
+    inner = source.source if isinstance(source, Reparametrized) else source
+    if not isinstance(inner, Surrogate):
+        return np.zeros(len(minima.y), int)
+    core, params = inner.members[0], np.asarray(params)
+    width = np.asarray(core.upper) - np.asarray(core.lower)
+    beyond = np.maximum(np.asarray(core.lower) - params, params - np.asarray(core.upper))
+    excess = (beyond / np.where(width > 0, width, np.inf)).max(1)
+    away = np.linalg.norm((params - core.origin) @ core.whiten, axis=1) / np.asarray(core.radius) - 1.0
+    near = np.maximum(excess, away) <= _NEXT_TO
+    return np.where(np.asarray(inner.in_domain(params)), 0, np.where(near, 1, 2))
+
+
+def _lowest(source: Any, minima: Minimum, shape: tuple[int, int] | None = None) -> Minimum:
+    """The lowest of all minima, or with a shape of rows and columns that of each row; those inside come first."""
     rows, columns = shape or (1, len(minima.value))
-    value = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(rows, columns)
+    good = np.isfinite(minima.value).reshape(rows, columns)
+    outside = np.where(good, _outside(source, minima).reshape(rows, columns), 3)
+    value = np.where(outside == outside.min(1, keepdims=True), minima.value.reshape(rows, columns), np.inf)
     picked = np.arange(rows) * columns + value.argmin(1)
     return jax.tree.map(lambda x: x[picked] if shape else x[picked[0]], minima)
 

@@ -25,6 +25,8 @@ from ._surrogate import check_surrogate
 # Where a chain starts if the best fit lies on a bound: this part of the box away from it.
 _MARGIN = 0.02
 _TARGET = 0.85
+# Points at which two functions are compared.
+_PROBES = 64
 
 
 class LogDensity(eqx.Module):
@@ -92,6 +94,8 @@ def log_density(source: Any, surrogate: Any = None) -> LogDensity:
     if _is_exact(source):
         _require_same(surrogate, source)
         given = surrogate
+    elif surrogate is not None:
+        raise DatasetError("surrogate= goes with a model: log_density(model, surrogate)")
     else:
         given = source
     if isinstance(given, Reparametrized):
@@ -135,8 +139,12 @@ def _require_same(surrogate: Any, exact: Any) -> None:
         ours, theirs = (np.asarray(x.parameter_bounds) for x in (surrogate, exact))
         if surrogate.parameter_names != exact.parameter_names or not np.array_equal(ours, theirs):
             raise DatasetError(
-                "surrogate and model have other parameters or bounds: reparametrize both in the same way"
+                "surrogate and model have other parameters or bounds: reparametrize both in the same way, "
+                "the model with surrogate="
             )
+        points = ours[:, 0] + np.random.default_rng(0).random((_PROBES, len(ours))) * (ours[:, 1] - ours[:, 0])
+        if not np.allclose(surrogate.params(points), exact.params(points), rtol=1e-9, atol=1e-12, equal_nan=True):
+            raise DatasetError("surrogate and model are reparametrized by different functions: give both the same one")
         one, other = surrogate.source, exact.source
     check_surrogate(one)
     check_model(other)

@@ -53,4 +53,7 @@ def _traced(surrogate: Surrogate, params: jax.Array, model: Any) -> jax.Array:
     """Both, where it is not known which points lie inside."""
     exact = partial(nll_of, model.likelihood)
     exact = exact(params) if params.ndim == 1 else jax.vmap(exact)(params)
-    return jnp.where(surrogate.in_domain(params), surrogate.nll(params), exact)
+    inside = surrogate.in_domain(params)
+    # What is not selected must have finite derivatives all the same.
+    safe = jnp.where(inside[..., None], params, surrogate.minimum)
+    return jnp.where(inside, surrogate.nll(safe), exact)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,9 @@ from .._errors import DatasetError
 from .._likelihood import Likelihood, saturated
 from .._model import HistFactoryModel, concrete
 from ._reference import free_of
-from ._surrogate import Surrogate, _mean, in_calls
+from ._surrogate import Surrogate, _mean, as_points, in_calls, together
 
-# Points that are vectorized at once, networks and models: so few that they stay in a CPU's caches.
+# Points that are vectorized at once on a CPU, networks and models: so few that they stay in its caches.
 _TOGETHER, _TOGETHER_EXACT = 1024, 64
 
 
@@ -28,19 +28,22 @@ class Substitution(eqx.Module):
     """Takes new and kept parameters to those of the source, shape (n,) to (n_params,).
 
     Attributes:
-        function: From the new parameters, shape (n_new,), to a mapping with values of those that they replace.
+        arrays: The arrays of a function from the new parameters, shape (n_new,), to a mapping with values of those that
+            they replace.
+        rest: What else the function is made of.
         replaced: Indices of these in the source, by name.
         kept: Indices of the others.
     """
 
-    function: Any
+    arrays: Any
+    rest: Any = eqx.field(static=True)
     replaced: tuple[tuple[str, int], ...] = eqx.field(static=True)
     kept: tuple[int, ...] = eqx.field(static=True)
 
     def __call__(self, x: Any) -> Array:
         """Parameters of the source."""
         n_new = x.shape[0] - len(self.kept)
-        values = self.function(x[:n_new])
+        values = eqx.combine(self.arrays, self.rest)(x[:n_new])
         params = jnp.zeros(len(self.kept) + len(self.replaced), x.dtype)
         for name, index in self.replaced:
             params = params.at[index].set(jnp.asarray(values[name], x.dtype))
@@ -52,15 +55,6 @@ class Substituted(eqx.Module):
 
     source: Any
     substitution: Substitution
-
-
-class _Plain(eqx.Module):
-    """A Python function as part of a pytree."""
-
-    function: Callable[..., Any] = eqx.field(static=True)
-
-    def __call__(self, x: Any) -> Any:
-        return self.function(x)
 
 
 class Reparametrized(eqx.Module):
@@ -120,10 +114,7 @@ class Reparametrized(eqx.Module):
         return jnp.ones(jnp.shape(self._checked(x))[:-1], bool)
 
     def _checked(self, x: Any) -> Any:
-        x = x if isinstance(x, jax.Array) else np.asarray(x, np.float64)
-        if x.ndim not in (1, 2) or x.shape[-1] != self.n_params:
-            raise DatasetError(f"params has shape {x.shape}: expected ({self.n_params},) or (n, {self.n_params})")
-        return x
+        return as_points(x, self.n_params)
 
     def __repr__(self) -> str:
         kind = "surrogate" if isinstance(self.source, Surrogate) else "model"
@@ -143,7 +134,8 @@ def reparametrize(source: Any, parameters: Any, function: Any, *, surrogate: Any
         source: A surrogate, or a model.
         parameters: Names and bounds ``(lower, upper)`` of the new parameters, a mapping.
         function: Takes the new parameters, shape (n_new,), and returns a mapping from names of parameters of the
-            source to the scalars that replace them. Written with ``jax.numpy``. An ``equinox.Module`` may hold arrays.
+            source to the scalars that replace them. Written with ``jax.numpy``, and compiled once for each function:
+            numbers that change belong into an ``equinox.Module``, since a plain function keeps those of its first call.
         surrogate: For a model: the surrogate whose bounds the kept parameters get, so that both have one domain.
 
     Returns:
@@ -161,9 +153,8 @@ def reparametrize(source: Any, parameters: Any, function: Any, *, surrogate: Any
     gone = {index for _, index in replaced}
     kept = tuple(k for k in range(len(names)) if k not in gone)
     ends = np.concatenate([np.array(list(new.values())), box[list(kept)].reshape(-1, 2)])
-    wrapped = function if isinstance(function, eqx.Module) else _Plain(function)
     return Reparametrized(
-        source, Substitution(wrapped, replaced, kept), ends[:, 0], ends[:, 1],
+        source, Substitution(*_split(function), replaced, kept), ends[:, 0], ends[:, 1],
         np.concatenate([middle, start[list(kept)]]), len(new), (*new, *(names[k] for k in kept)),
     )  # fmt: skip
 
@@ -196,7 +187,9 @@ def _check_new(parameters: Any, names: tuple[str, ...]) -> dict[str, tuple[float
             low, high = (float(end) for end in ends)
         except (TypeError, ValueError):
             raise DatasetError(f"parameters[{name!r}]={ends!r:.60}: expected (lower, upper)") from None
-        if not isinstance(name, str) or not -np.inf < low < high < np.inf:
+        if not isinstance(name, str):
+            raise DatasetError(f"parameters: {name!r} is no name")
+        if not -np.inf < low < high < np.inf:
             raise DatasetError(f"parameters[{name!r}]=({low:g}, {high:g}): expected finite bounds, the lower one first")
         if name in names:
             raise DatasetError(f"parameters: {name!r} is a parameter of the likelihood already")
@@ -208,7 +201,11 @@ def _check_function(
     function: Any, middle: np.ndarray, names: tuple[str, ...], free: np.ndarray
 ) -> tuple[tuple[str, int], ...]:
     """Names and indices of what the function replaces."""
-    values = jax.eval_shape(function, jax.ShapeDtypeStruct(middle.shape, middle.dtype))
+    try:
+        values = jax.eval_shape(function, jax.ShapeDtypeStruct(middle.shape, middle.dtype))
+    except Exception as error:  # whatever the caller's function raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise DatasetError(f"function cannot be traced by JAX: {type(error).__name__}: {reason}"[:300]) from error
     if not isinstance(values, Mapping) or not values:
         raise DatasetError("function returns no mapping from names of parameters to their values")
     for name, value in values.items():
@@ -216,9 +213,17 @@ def _check_function(
             raise DatasetError(f"function returns {name!r}, which is no parameter of the likelihood")
         if not free[names.index(name)]:
             raise DatasetError(f"function returns {name!r}, which is fixed in the likelihood")
-        if getattr(value, "shape", None) != ():
-            raise DatasetError(f"function returns {name!r} of shape {getattr(value, 'shape', None)}: expected a scalar")
+        real = getattr(value, "shape", None) == () and value.dtype.kind in "fiu"
+        if not real:
+            raise DatasetError(
+                f"function returns {name!r} of shape {getattr(value, 'shape', None)}: expected a real scalar"
+            )
     return tuple(sorted((name, names.index(name)) for name in values))
+
+
+def _split(function: Any) -> tuple[Any, Any]:
+    """A function as a pytree of its arrays, and the rest of it."""
+    return eqx.partition(function, eqx.is_inexact_array)
 
 
 def inner_of(source: Any) -> Any:
@@ -244,15 +249,15 @@ def _one(inner: Any, x: Any) -> Array:
 
 
 @partial(jax.jit, static_argnums=2)
-def _many(inner: Any, x: Any, together: int) -> Array:
-    return jax.lax.map(partial(nll_of, inner), x, batch_size=min(together, max(len(x), 1)))
+def _many(inner: Any, x: Any, on_cpu: int) -> Array:
+    return jax.lax.map(partial(nll_of, inner), x, batch_size=together(x, on_cpu))
 
 
 def many_nlls(inner: Any, x: Any) -> Array:
     """NLLs of any number of points, shape (n, n_params)."""
     source = inner.source if isinstance(inner, Substituted) else inner
-    together = _TOGETHER_EXACT if isinstance(source, Likelihood) else _TOGETHER
-    return in_calls(lambda part: _many(inner, part, together), x)
+    on_cpu = _TOGETHER_EXACT if isinstance(source, Likelihood) else _TOGETHER
+    return in_calls(lambda part: _many(inner, part, on_cpu), x)
 
 
 @jax.jit

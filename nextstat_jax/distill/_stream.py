@@ -17,7 +17,7 @@ from .._errors import DatasetError
 from .._tables import plain
 from ._dataset import Request, integer, make_request
 from ._evaluate import Rows, Span, rows_of
-from ._files import atomic, read_part, schema_metadata, table_of
+from ._files import NONFINITE, UNREADABLE, atomic, first_line, read_part, schema_metadata, table_of
 
 # Readers of partitioned Parquet skip what begins with an underscore.
 MANIFEST = "_manifest.json"
@@ -113,9 +113,17 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def iterate_parquet(folder: Any) -> Iterator[pa.Table]:
-    """The parts of a folder of ``generate_parquet`` one after the other, as Arrow tables."""
+    """The parts of a folder of ``generate_parquet`` one after the other, as Arrow tables.
+
+    Raises:
+        DatasetError: If the folder is no complete data set, or a part is damaged.
+    """
     for file in part_files(Path(folder)):
-        yield read_part(file)
+        try:
+            table = read_part(file)
+        except UNREADABLE as error:
+            raise DatasetError(f"{file} is damaged: {first_line(error)}") from None
+        yield table
 
 
 def _name(number: int) -> str:
@@ -195,12 +203,15 @@ def _write(path: Path, stream: Iterator[Rows], count: int, names: list[str], hea
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)  # of a run that was killed
     with atomic(path) as file:
-        writer = None
+        writer, nonfinite = None, 0
         try:
             for _ in range(count):
-                table = table_of(next(stream), names, header)
+                rows = next(stream)
+                nonfinite += rows.n_nonfinite
+                table = table_of(rows, names, header)
                 writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table)
         finally:
             if writer is not None:
+                writer.add_key_value_metadata({NONFINITE: str(nonfinite)})
                 writer.close()

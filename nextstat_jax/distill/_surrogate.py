@@ -114,14 +114,7 @@ class Surrogate(eqx.Module):
         return {"parameter_names": list(self.parameter_names), "metadata": self.metadata, "history": numbers}
 
     def _map(self, function: Any, params: Any) -> Any:
-        x: Any
-        try:
-            x = params if isinstance(params, jax.Array) else np.asarray(params, np.float64)
-        except (TypeError, ValueError):
-            x = np.zeros(())
-        n = self.n_params
-        if x.ndim not in (1, 2) or x.shape[-1] != n:
-            raise DatasetError(f"params has shape {x.shape}: expected ({n},) or (n, {n})")
+        x = as_points(params, self.n_params)
         if x.ndim == 1:
             return _one(function, self.members, x)
         if not concrete(x) or not all(map(concrete, jax.tree.leaves(self.members))):
@@ -171,8 +164,24 @@ def _one(function: Any, members: tuple[Core, ...], params: Any) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _batch(function: Any, members: tuple[Core, ...], params: Any) -> Array:
-    together = _CPU_BATCH if jax.default_backend() == "cpu" else _CALL
-    return lax.map(partial(function, members), params, batch_size=min(together, max(len(params), 1)))
+    return lax.map(partial(function, members), params, batch_size=together(params, _CPU_BATCH))
+
+
+def together(points: Any, cpu: int) -> int:
+    """How many points are vectorized at once: all on a GPU."""
+    return min(cpu if jax.default_backend() == "cpu" else _CALL, max(len(points), 1))
+
+
+def as_points(params: Any, n: int) -> Any:
+    """Floating-point parameters of one point, shape (n,), or of many, shape (points, n); ``DatasetError`` otherwise."""
+    x: Any
+    try:
+        x = params if isinstance(params, jax.Array) else np.asarray(params, np.float64)
+    except (TypeError, ValueError):
+        x = np.zeros(())
+    if x.ndim not in (1, 2) or x.shape[-1] != n:
+        raise DatasetError(f"params has shape {x.shape}: expected ({n},) or (n, {n})")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def _many(function: Any, members: tuple[Core, ...], params: Any) -> Array:

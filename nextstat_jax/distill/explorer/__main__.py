@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nextstat_jax.distill.explorer", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m nextstat_jax.distill.explorer", description=(__doc__ or "").replace("``", "")
+    )
     parser.add_argument(
         "surrogate", nargs="?", help="a file of nextstat_jax.distill.save (default: a small one is trained first)"
     )
@@ -60,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{value} is not a port: expected 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: expected 1 to 65535")
     return value
 
 
