@@ -148,6 +148,7 @@ def yields_of(model):
     return jnp.concatenate([model.template("signal"), model.template("background", "search")]), change
 
 
+@pytest.mark.slow
 def test_derivatives_of_p_values(model):
     start, change = yields_of(model)
 
@@ -172,6 +173,7 @@ def test_forward_derivatives_of_p_values(model):
     np.testing.assert_allclose(forward, expected @ direction, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_batches_of_data(model):
     data = jnp.stack([model.observed_data, model.observed_data.at[2].add(9.0)])
     batch = jax.vmap(lambda d: nextstat.hypotest(model, 1.0, d))(data)

@@ -69,7 +69,7 @@ def test_written_out_derivatives_equal_automatic_ones(name):
 
 
 @pytest.mark.parametrize("factor_code", ["code1", "code4"])
-@pytest.mark.parametrize("shift_code", ["code0", "code2", "code4p"])
+@pytest.mark.parametrize("shift_code", ["code0", pytest.param("code2", marks=pytest.mark.slow), "code4p"])
 @pytest.mark.filterwarnings("ignore:histosys='code2' jumps")
 def test_codes_and_clips(factor_code, shift_code):
     spec = one_channel(

@@ -213,6 +213,7 @@ def test_mesh_and_device_compute_the_same(model):
         assert np.allclose(small(model, 50, **options).nll, here.nll, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_several_devices_compute_the_same():
     code = (
         "import jax, numpy as np; jax.config.update('jax_num_cpu_devices', 3)\n"

@@ -117,6 +117,7 @@ def test_a_good_surrogate_passes_and_a_poor_one_fails(surrogate, poor, model):
     assert len(axes) == 2 and axes[1].get_xlabel() == "mu"
 
 
+@pytest.mark.slow
 def test_validation_of_other_parameters(surrogate, model):
     other = validate(surrogate, model, 200, parameter="shape")
     exact = nextstat.interval(model, "shape")

@@ -90,6 +90,7 @@ def test_fit_with_respect_to_data(model, of_data, main):
 
 
 @pytest.mark.parametrize("main", [pytest.param(x, id=k, marks=SLOW[k]) for k, x in DATA.items()])
+@pytest.mark.slow
 def test_statistics_with_respect_to_templates(model, of_templates, main):
     data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
     templates = jnp.concatenate([model.template("signal"), model.template("bkg")])
@@ -125,6 +126,7 @@ def test_conditional_fit_with_respect_to_mu(model):
     assert_close(jax.jacfwd(answers)(mu), expected)
 
 
+@pytest.mark.slow
 def test_fixed_value_with_respect_to_itself(model):
     slope = jax.jacrev(lambda x: nextstat.fit(model, fixed={"jes": x}).params)(jnp.array(0.3))
     assert float(slope[model.index("jes")]) == pytest.approx(1.0, abs=1e-12)
@@ -145,6 +147,7 @@ def test_gradient_with_respect_to_the_model_is_a_model(model):
     assert float(slope.likelihood.nominal[cell]) == pytest.approx(float(expected[0]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_minimum_on_a_wall():
     # The last bin has no counts and a rate that falls through zero inside the bounds: the minimum lies on rate 0.
     model = nextstat.from_pyhf(

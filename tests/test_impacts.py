@@ -86,6 +86,7 @@ def test_parameters_without_a_constraint_and_on_bounds():
     assert float(ours.post_up[0]) == pytest.approx(float(held.mu - fit.mu), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_of_impacts(model):
     start, change = yields_of(model)
 
@@ -184,6 +185,7 @@ class TestRefit:
         held = Lanes(jnp.tile(first.y.at[poi].set(0.3), (n, 1)), jnp.full(n, poi), toys)
         return likelihood, center, free, held
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bounds", [(-5.0, 10.0), (0.0, 10.0)])
     def test_toys(self, bounds):
         model = nextstat.from_pyhf(small(bounds))

@@ -95,6 +95,7 @@ def test_yields(result, channel, which, k):
     assert float(result.of(which, channel)[k]) * events == pytest.approx(slope(edit, 1e-3), rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_table_and_batches(result):
     assert float(result.z0) == pytest.approx(expected_z0(spec()), rel=1e-9)
     assert set(result.names) == {"xs", "jes", "mc[0]", "mc[1]", "free[0]"}

@@ -36,7 +36,7 @@ def test_limits_of_pyhf(published, name):
     np.testing.assert_allclose([result.observed, *result.expected], PYHF[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("level", "test_stat"), [(0.05, "qtilde"), (0.1, "q")])
+@pytest.mark.parametrize(("level", "test_stat"), [(0.05, "qtilde"), pytest.param(0.1, "q", marks=pytest.mark.slow)])
 def test_at_the_limit_the_p_value_is_the_level(model, level, test_stat):
     result = nextstat.upper_limit(model, level=level, test_stat=test_stat)
     assert result.message == "6 of 6: converged"
@@ -82,6 +82,7 @@ def test_a_parameter_that_may_be_negative():
     np.testing.assert_allclose(ours.expected, theirs.expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_of_limits(model):
     start, change = yields_of(model)
 
@@ -113,6 +114,7 @@ def test_second_derivatives_of_limits(model):
     np.testing.assert_allclose(jax.jacfwd(slope)(start), central(slope, start, 1e-3), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_batches_of_data(model):
     data = jnp.stack([model.observed_data, model.observed_data.at[2].add(9.0)])
     batch = jax.vmap(lambda d: nextstat.upper_limit(model, d))(data)

@@ -139,6 +139,7 @@ def test_published_guide_to_surrogates_is_complete() -> None:
     require_surrogate_facts(results(notebook), trained=True)
 
 
+@pytest.mark.slow
 def test_guide_to_surrogates_runs_with_few_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = read(SURROGATE)
     cell = tagged(notebook, "parameters")

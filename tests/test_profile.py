@@ -118,6 +118,7 @@ def test_profile_is_a_conditional_fit():
     assert bool(fixed.fixed[model.poi_index])
 
 
+@pytest.mark.slow
 def test_batches():
     model = nextstat.from_pyhf(OWN / "one_shapesys.json")
     toys = np.random.default_rng(2).poisson(np.asarray(model.observed_data), size=(6, model.n_data)).astype(float)

@@ -144,6 +144,7 @@ def test_contours_have_the_level_everywhere(model, minuit):
     minuit.migrad()
 
 
+@pytest.mark.slow
 def test_a_contour_on_a_bound():
     """With the best fit on a bound all rays lead inwards, and the outermost lie on it."""
     model = nextstat.from_pyhf(small((0.0, 10.0)))

@@ -149,7 +149,7 @@ OBJECTIVES = {
 
 
 # The others take long to compile; their derivatives are tested by themselves.
-SLOW = {"limit": pytest.mark.slow, "cls": pytest.mark.slow}
+SLOW = dict.fromkeys(("limit", "cls", "uncertainty"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize("objective", [pytest.param(name, marks=SLOW.get(name, ())) for name in OBJECTIVES])

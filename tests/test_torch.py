@@ -154,6 +154,7 @@ def test_q0_and_its_gradient_equal_refits_of_edited_workspaces_in_pyhf(session):
         assert h.grad[i].item() == pytest.approx(numeric, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_batches_are_one_call(session):
     histograms = torch.tensor([SIGNAL, (0.7, 4.0, 2.0), (2.0, 1.0, 1.0)], dtype=torch.float64, requires_grad=True)
     singles = torch.stack([bridge.profiled_q0_loss(h, session) for h in histograms])
@@ -373,6 +374,7 @@ def test_modules(model):
     assert list(loss.parameters()) == []
 
 
+@pytest.mark.slow
 def test_a_warm_start_changes_nothing(model):
     loss = bridge.SignificanceLoss(model, "signal")
     h, again = tensor(), tensor()

@@ -326,6 +326,7 @@ def check_asymptotics(model, n):
     return both_ways
 
 
+@pytest.mark.slow
 def test_asymptotic_distributions_and_coverage(large):
     check_asymptotics(large, 3000)
 

@@ -218,6 +218,7 @@ def test_missing_covariance_stays_missing(full):
 # Derivatives and batches.
 
 
+@pytest.mark.slow
 def test_derivatives_through_the_fit(small):
     model, _ = small
     top = model.template("b")
