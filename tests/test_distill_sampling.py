@@ -15,7 +15,6 @@ pytest.importorskip("blackjax")
 pytest.importorskip("arviz")
 
 DRAWS = 1500
-# Trajectories of three steps are about a quarter of a period: twice as many cost less than the default ones.
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +50,7 @@ def test_the_model_is_what_it_is_said_to_be(model):
     assert kinds == {"normfactor", "lumi", "normsys", "histosys", "staterror", "shapesys"}
 
 
+@pytest.mark.slow
 def test_the_posterior_is_exact_at_a_fifth_of_the_evaluations(model, surrogate, exact):
     run, chains = delayed(surrogate, model, DRAWS)
     assert chains.n_exact == run.evaluations + run.warmup_evaluations == 4 * (DRAWS + 200 + 1)
@@ -67,6 +67,7 @@ def test_the_posterior_is_exact_at_a_fifth_of_the_evaluations(model, surrogate, 
     assert exact.evaluations / other > 4.0 * run.evaluations / ours
 
 
+@pytest.mark.slow
 def test_a_poor_surrogate_costs_draws_and_nothing_else(model, surrogate, exact, monkeypatch):
     poor = biased(surrogate, 1.05)
     run, chains = delayed(poor, model, DRAWS)

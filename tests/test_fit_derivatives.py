@@ -177,15 +177,15 @@ def test_minimum_on_a_wall():
 
 
 def test_no_derivative_compiles_the_minimizer_again(model):
+    data = model.observed_data + 1.0
+    nextstat.fit(model, data=data)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **about: (
             compiled.append(about.get("fun_name")) if event.endswith("backend_compile_duration") else None
         )
     )
-    data = model.observed_data + 1.0
-    nextstat.fit(model, data=data)
     jax.grad(lambda d: nextstat.fit(model, data=d).mu)(data)
     jax.jvp(lambda d: nextstat.fit(model, data=d).mu_uncertainty, (data,), (jnp.ones_like(data),))
     assert any("finish" in str(name) for name in compiled), "the listener hears nothing"
-    assert not any("solve" in str(name) for name in compiled[1:])
+    assert not any("solve" in str(name) for name in compiled)

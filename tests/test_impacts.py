@@ -203,6 +203,7 @@ class TestRefit:
         at_bound = np.asarray(refit(likelihood, center, free).y[:, model.poi_index]) == 0.0
         assert at_bound.any() == (bounds[0] == 0.0)
 
+    @pytest.mark.slow
     def test_a_center_without_curvature_still_fits(self, model):
         """Where the quick method cannot work at all, every lane goes to the full minimizer."""
         toys = jnp.stack([model.observed_data, model.observed_data.at[1].add(5.0)])
