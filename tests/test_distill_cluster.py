@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from concurrent.futures import Executor
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 import nextstat_jax as nextstat
 from nextstat_jax.distill import from_parquet, generate_dataset, generate_parquet
 from tests.test_distill_dataset import SPEC
-from tests.test_distill_files import assert_equal
+from tests.test_distill_files import assert_equal, killed, parts_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +44,6 @@ def here(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("here") / "parts"
     assert generate_parquet(model, folder, N, part_size=PART, **OPTIONS) == PARTS
     return folder
-
-
-def parts_of(folder):
-    return sorted(folder.glob("part-*.parquet"))
 
 
 class Saboteur(Executor):
@@ -111,16 +105,8 @@ def test_a_killed_client_is_resumed_on_the_cluster(model, client, here, tmp_path
         f"    generate_parquet(ns.from_pyhf(SPEC), {str(folder)!r}, {N}, part_size={PART},\n"
         f"                     executor=client.get_executor(), {options})\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        deadline = time.monotonic() + 120
-        while len(parts_of(folder)) < 5 and time.monotonic() < deadline:
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
-    done = {file: file.stat().st_mtime_ns for file in parts_of(folder)}
+    left_behind = killed([sys.executable, "-c", code], folder, 5)
+    done = {file: file.stat().st_mtime_ns for file in left_behind}
     assert 5 <= len(done) < PARTS
     left = generate_parquet(model, folder, N, part_size=PART, executor=client.get_executor(), **OPTIONS)
     assert left == PARTS - len(done)

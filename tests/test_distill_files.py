@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -49,6 +48,24 @@ def assert_equal(one, two):
     assert one.metadata["model_digest"] == two.metadata["model_digest"]
     for name, array in two.reference.arrays().items():
         assert np.array_equal(getattr(one.reference, name), array), name
+
+
+def parts_of(folder):
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def killed(command, folder, count):
+    """The parts that a process leaves that is killed when it has written so many."""
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 120
+        while len(parts_of(folder)) < count and time.monotonic() < deadline:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+    return parts_of(folder)
 
 
 @pytest.mark.parametrize(("write", "read"), [(to_npz, from_npz), (to_parquet, from_parquet)])
@@ -219,16 +236,7 @@ def test_killed_and_resumed(model, tmp_path):
         "from tests.test_distill_dataset import SPEC\n"
         f"generate_parquet(ns.from_pyhf(SPEC), {str(folder)!r}, {options})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(folder.glob("part-*.parquet"))) < 4 and time.monotonic() < deadline:
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    done = len(list(folder.glob("part-*.parquet")))
+    done = len(killed([sys.executable, "-c", code], folder, 4))
     assert 4 <= done < 40
     left = generate_parquet(
         model, folder, 20_000, progress=False, batch_size=500, part_size=500, seed=3, nonfinite="keep"

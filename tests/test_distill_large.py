@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import pytest
 import nextstat_jax as nextstat
 from nextstat_jax.distill import generate_parquet, iterate_parquet
 from tests.test_distill_dataset import SPEC
+from tests.test_distill_files import killed, parts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak memory")]
 
@@ -70,10 +70,6 @@ def peak_of(command):
     return int(done.stdout)
 
 
-def parts_of(folder):
-    return sorted(folder.glob("part-*.parquet"))
-
-
 @pytest.fixture(scope="module", params=["own", "complex"])
 def case(request, tmp_path_factory):
     spec = SPEC if request.param == "own" else request.getfixturevalue("published")("complex")
@@ -110,16 +106,8 @@ def test_memory_is_flat(case, scratch):
 
 def test_killed_and_resumed(case, scratch):
     command = changed(case.command, scratch)
-    folder, process = Path(command[-1]), subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + 120
-        while len(parts_of(folder)) < 8 and time.monotonic() < deadline:
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
-    done = len(parts_of(folder))
+    folder = Path(command[-1])
+    done = len(killed(command, folder, 8))
     assert 8 <= done < MANY // PART - 4
     model = nextstat.from_pyhf(case.spec)
     assert generate_parquet(model, folder, MANY, part_size=PART, **OPTIONS) == MANY // PART - done

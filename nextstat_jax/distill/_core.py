@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .._likelihood import poisson_deviance
@@ -138,6 +139,15 @@ def constraints(r: Reference, params: Any) -> Array:
         jnp.asarray(r.poisson_aux, params.dtype), jnp.asarray(r.poisson_tau, params.dtype) * params[r.poisson_params]
     )
     return 0.5 * (pull * pull).sum() + counts.sum()
+
+
+def covariance_root(core: Core) -> np.ndarray:
+    """Matrix R whose ``R^T R`` is the covariance in which the trained region is round, of the parameters that move.
+
+    Shape (n_free, n_free); the inverse of ``whiten``.
+    """
+    moves = np.asarray(core.upper) > np.asarray(core.lower)
+    return np.linalg.pinv(np.asarray(core.whiten, np.float64)[moves])
 
 
 def distance(core: Core, params: Any) -> Array:

@@ -78,9 +78,10 @@ def read_npz(path: Any, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
                 raise zipfile.BadZipFile("it is no .npz file")
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            # Reading a member to its end checks its checksum.
-            arrays = {name: file[name] for name in file.files}
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                # Reading a member to its end checks its checksum.
+                arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
         found = header["format"]
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from .._errors import DatasetError, MissingExtraError
 from .._model import HistFactoryModel
+from ._core import covariance_root
 from ._dataset import check_model, integer
 from ._minima import fit, positive_hessian
 from ._reference import require_same_model
@@ -99,18 +100,17 @@ def log_density(source: Any, surrogate: Any = None) -> LogDensity:
     else:
         given = source
     if isinstance(given, Reparametrized):
-        lower, upper, best, covariance = _around_minimum(given)
+        lower, upper, best, axes = _around_minimum(given)
     else:
         check_surrogate(given)
         core = given.members[0]
         lower, upper, best = (np.asarray(x, np.float64) for x in (core.lower, core.upper, core.origin))
-        # Columns of the inverse whitening are the axes of the parameters' covariance.
-        covariance = np.linalg.pinv(np.asarray(core.whiten)[upper > lower]).T
+        axes = covariance_root(core).T
     free = np.flatnonzero(upper > lower)
     width = (upper - lower)[free]
     unit = np.clip((best - lower)[free] / width, _MARGIN, 1.0 - _MARGIN)
-    # The map's slope scales them.
-    root = covariance / (width * unit * (1.0 - unit))[:, None]
+    # The map's slope scales the axes of the parameters' covariance.
+    root = axes / (width * unit * (1.0 - unit))[:, None]
     base = np.where(upper > lower, 0.0, lower)
     return LogDensity(inner_of(source), lower, upper, free, base, np.log(unit / (1 - unit)), root)
 

@@ -17,6 +17,7 @@ from .. import _derivatives
 from .._errors import DatasetError
 from .._likelihood import Likelihood, saturated
 from .._model import HistFactoryModel, concrete
+from ._files import first_line
 from ._reference import free_of
 from ._surrogate import Surrogate, _mean, as_points, in_calls, together
 
@@ -204,8 +205,8 @@ def _check_function(
     try:
         values = jax.eval_shape(function, jax.ShapeDtypeStruct(middle.shape, middle.dtype))
     except Exception as error:  # whatever the caller's function raises
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise DatasetError(f"function cannot be traced by JAX: {type(error).__name__}: {reason}"[:300]) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DatasetError(f"function cannot be traced by JAX: {reason}") from error
     if not isinstance(values, Mapping) or not values:
         raise DatasetError("function returns no mapping from names of parameters to their values")
     for name, value in values.items():

@@ -18,7 +18,7 @@ from .._intervals import interval
 from .._model import HistFactoryModel
 from .._scan import profile_scan
 from .._tables import plain, text_table
-from ._core import Core
+from ._core import Core, covariance_root
 from ._dataset import SurrogateDataset, check_model, generate_dataset, integer
 from ._reference import require_same_model
 from ._surrogate import Surrogate, _mean, check_surrogate
@@ -298,12 +298,8 @@ class _Profiler:
         first = self._members[0]
         self.box = np.stack([np.asarray(first.lower), np.asarray(first.upper)], axis=1)
         origin = np.asarray(first.origin)
-        whiten = np.asarray(first.whiten)
-        # Columns of the inverse: the coordinates in which the likelihood is round.
-        free = _free(surrogate)
         self._width = np.ones(len(origin))
-        spread = np.linalg.pinv(whiten[free])
-        self._width[free] = np.sqrt((spread**2).sum(0))
+        self._width[_free(surrogate)] = np.sqrt((covariance_root(first) ** 2).sum(0))
         self.minimum, self.nll = self._minimize(np.clip(origin, *self.box.T), None)
 
     def profile(self, index: int, value: float) -> float:

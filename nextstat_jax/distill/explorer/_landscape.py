@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ..._errors import DatasetError
+from .._core import covariance_root
 from .._serve import load
 from .._surrogate import Surrogate, check_surrogate
 from .._validate import _free, _Profiler
@@ -108,8 +109,7 @@ def landscape(surrogate: Any) -> Landscape:
         raise DatasetError(f"the surrogate has {len(names)} free parameter(s): a contour needs two")
     core = surrogate.members[0]
     n = surrogate.n_params
-    # Columns of the inverse are the axes of the covariance; fixed parameters have no width.
-    root = np.linalg.pinv(np.asarray(core.whiten, np.float64)[free])
+    root = covariance_root(core)  # fixed parameters have no width
     covariance = np.zeros((n, n))
     covariance[np.ix_(free, free)] = root.T @ root
     with jax.enable_x64(True):
