@@ -61,7 +61,7 @@ from benchmarks.inferno_problem import (
     sample_events,
     varied,
 )
-from nextstat_jax._tables import plain
+from nextstat_jax._base._tables import plain
 
 TRAINING, TEST = 1, 2
 """Seeds of the two samples."""

@@ -98,7 +98,7 @@ def by_stack(options: argparse.Namespace) -> dict:
     start = time.perf_counter()
     import jax
 
-    from nextstat_jax._stack import stack_patches
+    from nextstat_jax._inference._stack import stack_patches
 
     imported = time.perf_counter() - start
     read, stack = timed(lambda: stack_patches(*paths()))
@@ -128,7 +128,7 @@ def by_single_calls(options: argparse.Namespace) -> dict:
     import jax
 
     import nextstat_jax as nextstat
-    from nextstat_jax._asymptotics import asymptotic_test
+    from nextstat_jax._inference._asymptotics import asymptotic_test
 
     imported = time.perf_counter() - start
     background, patches = paths()
@@ -154,7 +154,7 @@ def by_single_calls(options: argparse.Namespace) -> dict:
 def by_reading_alone(options: argparse.Namespace) -> dict:
     """Ours, reading only: the patch set as a whole, and with ``from_pyhf`` for each point."""
     import nextstat_jax as nextstat
-    from nextstat_jax._stack import stack_patches
+    from nextstat_jax._inference._stack import stack_patches
 
     background, patches = paths()
     grid = nextstat.PatchSet.read(patches)

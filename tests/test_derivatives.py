@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax import _derivatives, _likelihood
+from nextstat_jax._likelihood import _derivatives, _histfactory
 from tests.building import histosys, normfactor, normsys, one_channel, sample, shapefactor, staterror
 from tests.conftest import OWN
 
@@ -27,8 +27,8 @@ def model_of(name, **options):
 
 @cache
 def compiled():
-    plain_gradient = jax.jit(lambda *a: jax.grad(_likelihood.deviance, argnums=1)(*a))
-    plain_hessian = jax.jit(lambda *a: jax.hessian(_likelihood.deviance, argnums=1)(*a))
+    plain_gradient = jax.jit(lambda *a: jax.grad(_histfactory.deviance, argnums=1)(*a))
+    plain_hessian = jax.jit(lambda *a: jax.hessian(_histfactory.deviance, argnums=1)(*a))
     return plain_gradient, plain_hessian, jax.jit(_derivatives.value_and_gradient), jax.jit(_derivatives.hessian)
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 import nextstat_jax as nextstat
 from nextstat_jax import DatasetError
-from nextstat_jax._minimize import Minimum
+from nextstat_jax._minimize._newton import Minimum
 from nextstat_jax.distill import (
     fit,
     generate_dataset,

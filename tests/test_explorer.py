@@ -21,9 +21,9 @@ import nextstat_jax as nextstat
 from nextstat_jax import DatasetError
 from nextstat_jax.demo._workspace import demo_workspace
 from nextstat_jax.distill import generate_dataset, save, to_npz, train_mlp_surrogate
-from nextstat_jax.distill.explorer import __main__ as command
-from nextstat_jax.distill.explorer import _figure as figures
-from nextstat_jax.distill.explorer import _landscape as landscapes
+from nextstat_jax.explorer import __main__ as command
+from nextstat_jax.explorer import _figure as figures
+from nextstat_jax.explorer import _landscape as landscapes
 from tests import building as b
 
 pytest.importorskip("marimo")
@@ -267,14 +267,14 @@ def test_a_missing_package_is_one_line(package, file, capsys, monkeypatch):
 
 
 def test_the_command_ends_with_2(tmp_path):
-    line = [sys.executable, "-m", "nextstat_jax.distill.explorer", str(tmp_path / "nowhere.npz"), "--no-browser"]
+    line = [sys.executable, "-m", "nextstat_jax.explorer", str(tmp_path / "nowhere.npz"), "--no-browser"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: there is no file {tmp_path / 'nowhere.npz'}\n"
 
 
 def test_all_cells_run_without_a_server(file, monkeypatch):
-    from nextstat_jax.distill.explorer._app import app
+    from nextstat_jax.explorer._app import app
 
     monkeypatch.setattr(sys, "argv", ["app", "--surrogate", str(file)])
     outputs, definitions = app.run()
@@ -287,7 +287,7 @@ def test_all_cells_run_without_a_server(file, monkeypatch):
 
 
 def test_of_many_parameters_some_have_sliders(file, monkeypatch):
-    from nextstat_jax.distill.explorer._app import app
+    from nextstat_jax.explorer._app import app
 
     monkeypatch.setattr(sys, "argv", ["app", "--surrogate", str(file)])
     monkeypatch.setattr(landscapes, "MOST_SLIDERS", 2)
@@ -300,7 +300,7 @@ def test_of_many_parameters_some_have_sliders(file, monkeypatch):
 
 
 def test_two_free_parameters_have_no_sliders(surrogate, tmp_path, monkeypatch):
-    from nextstat_jax.distill.explorer._app import app
+    from nextstat_jax.explorer._app import app
 
     save(with_free(surrogate, 2), tmp_path / "two.npz")
     monkeypatch.setattr(sys, "argv", ["app", "--surrogate", str(tmp_path / "two.npz")])
@@ -343,7 +343,7 @@ def free_port():
 def served(path, folder):
     """The address of a server of its own process, which is gone afterwards."""
     port = free_port()
-    line = [sys.executable, "-m", "nextstat_jax.distill.explorer", str(path), "--no-browser", "--port", str(port)]
+    line = [sys.executable, "-m", "nextstat_jax.explorer", str(path), "--no-browser", "--port", str(port)]
     environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     with open(folder / "server.log", "w+") as log:
         server = subprocess.Popen(line, stdout=log, stderr=log, env=environment, cwd=folder)

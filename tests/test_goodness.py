@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.special import gammaln
 
 import nextstat_jax as nextstat
-from nextstat_jax._goodness import correlation_matrix, correlations, goodness_of_fit, pulls
+from nextstat_jax._inference._goodness import correlation_matrix, correlations, goodness_of_fit, pulls
 from tests.building import normfactor, one_channel, sample, shapefactor, shapesys
 from tests.conftest import OWN
 

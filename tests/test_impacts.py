@@ -12,9 +12,9 @@ import pyhf
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax import interpret
-from nextstat_jax._fit import solve_fit, unconditional
-from nextstat_jax._refit import Lanes, make_center, refit
+from nextstat_jax._inference._fit import solve_fit, unconditional
+from nextstat_jax._inference._refit import Lanes, make_center, refit
+from nextstat_jax.interpret import _ranking
 from tests.building import normfactor, one_channel, sample
 from tests.test_asymptotics import central, small, yields_of
 
@@ -26,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def result(model):
-    return interpret.impacts(model)
+    return _ranking.impacts(model)
 
 
 def test_impacts_are_those_of_conditional_fits(model, result):
@@ -60,7 +60,7 @@ def test_impacts_are_those_of_conditional_fits(model, result):
 
 
 def test_linear_impacts_come_from_the_covariance(model, result):
-    linear = interpret.impacts(model, method="linear")
+    linear = _ranking.impacts(model, method="linear")
     fit = nextstat.fit(model)
     for k, name in enumerate(linear.names):
         i = model.index(name)
@@ -77,7 +77,7 @@ def test_parameters_without_a_constraint_and_on_bounds():
     samples = [sample("signal", [5.0, 1.0], normfactor("mu")), sample("bkg", [50.0, 60.0], normfactor("norm"))]
     parameters = [{"name": "norm", "bounds": [[0.0, 1.02]]}, {"name": "mu", "bounds": [[-9.0, 9.0]]}]
     model = nextstat.from_pyhf(one_channel(samples, [55.0, 60.0], parameters=parameters))
-    ours = interpret.impacts(model)
+    ours = _ranking.impacts(model)
     assert ours.names == ("norm",)
     assert float(ours.pre_up[0]) == 0.0 and math.isnan(ours.pull[0]) and math.isnan(ours.constraint[0])
     fit = nextstat.fit(model)
@@ -91,7 +91,7 @@ def test_derivatives_of_impacts(model):
     start, change = yields_of(model)
 
     def shifts(x):
-        ours = interpret.impacts(change(x))
+        ours = _ranking.impacts(change(x))
         return jnp.concatenate([ours.post_up[:3], ours.pre_down[:3], ours.mu_hat[None]])
 
     np.testing.assert_allclose(jax.jacrev(shifts)(start), central(shifts, start, 1e-3), rtol=1e-5, atol=1e-8)
@@ -99,7 +99,7 @@ def test_derivatives_of_impacts(model):
 
 def test_grouped_impacts(model):
     """With a group held at its best fit, the uncertainty is that of a fit with the group fixed."""
-    ours = interpret.grouped_impacts(model, {"shape": ["tilt"], "stat": "mc*", "all": ["*"]})
+    ours = _ranking.grouped_impacts(model, {"shape": ["tilt"], "stat": "mc*", "all": ["*"]})
     fit = nextstat.fit(model)
     total = float(fit.mu_uncertainty)
     assert float(ours.total) == pytest.approx(total, rel=1e-9)
@@ -111,14 +111,14 @@ def test_grouped_impacts(model):
         assert float(impact) == pytest.approx(math.sqrt(total**2 - remaining**2), rel=1e-5)
         if group == "all":
             assert float(ours.statistical) == pytest.approx(remaining, rel=1e-6)
-    default = interpret.grouped_impacts(model)
+    default = _ranking.grouped_impacts(model)
     assert default.groups == ("MC statistics", "systematics")
     assert json.loads(json.dumps(default.to_dict()))["total"] == pytest.approx(total)
     assert "statistical" in repr(default)
 
 
 def test_ranking(model, result):
-    rows = interpret.rank_impact(model)
+    rows = _ranking.rank_impact(model)
     assert [row["rank"] for row in rows] == list(range(1, len(result.names) + 1))
     totals = [row["total_impact"] for row in rows]
     assert totals == sorted(totals, reverse=True)
@@ -126,30 +126,30 @@ def test_ranking(model, result):
     assert first["total_impact"] == abs(first["delta_mu_up"]) + abs(first["delta_mu_down"])
     by_name = {row["name"]: row for row in rows}
     assert by_name["tilt"]["delta_mu_up"] == pytest.approx(float(result.post_up[result.names.index("tilt")]))
-    smallest = interpret.rank_impact(model, top_n=2, ascending=True)
+    smallest = _ranking.rank_impact(model, top_n=2, ascending=True)
     assert [row["name"] for row in smallest] == [row["name"] for row in rows[::-1][:2]]
-    named = [row["name"] for row in interpret.rank_impact(model, sort_by="name", ascending=True)]
+    named = [row["name"] for row in _ranking.rank_impact(model, sort_by="name", ascending=True)]
     assert named == sorted(named)
-    pulls = [abs(row["pull"]) for row in interpret.rank_impact(model, sort_by="pull")]
+    pulls = [abs(row["pull"]) for row in _ranking.rank_impact(model, sort_by="pull")]
     assert pulls == sorted(pulls, reverse=True)
-    linear = interpret.rank_impact(model, method="linear", top_n=1)[0]
+    linear = _ranking.rank_impact(model, method="linear", top_n=1)[0]
     assert linear["delta_mu_up"] == pytest.approx(-linear["delta_mu_down"], rel=1e-9)
 
 
 def test_ranking_as_tables(model, result):
     pandas = pytest.importorskip("pandas")
-    frame = interpret.rank_impact_df(model, top_n=3)
+    frame = _ranking.rank_impact_df(model, top_n=3)
     assert isinstance(frame, pandas.DataFrame) and frame["rank"].tolist() == [1, 2, 3]
     assert len(result.to_dataframe()) == len(result.names)
     assert json.loads(json.dumps(result.to_dict()))["impacts"][0]["name"] == frame["name"][0]
     assert "constraint" in repr(result)
 
 
-@pytest.mark.parametrize("result_of", [lambda m: m, interpret.impacts, interpret.rank_impact])
+@pytest.mark.parametrize("result_of", [lambda m: m, _ranking.impacts, _ranking.rank_impact])
 def test_the_ranking_plot_takes_all_three(model, result_of):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     figure, ax = pyplot.subplots()
-    bars, points = interpret.plot_rank_impact(result_of(model), top_n=3, ax=ax)
+    bars, points = _ranking.plot_rank_impact(result_of(model), top_n=3, ax=ax)
     assert bars is ax and points.figure is figure
     assert len(ax.get_yticklabels()) == 3
     pyplot.close(figure)
@@ -158,12 +158,12 @@ def test_the_ranking_plot_takes_all_three(model, result_of):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: interpret.rank_impact(m, sort_by="size"), "sort_by='size': expected one of 'total'"),
-        (lambda m: interpret.rank_impact(m, top_n=0), "top_n=0: expected a positive integer"),
-        (lambda m: interpret.impacts(m, method="toys"), "method='toys': expected 'refit' or 'linear'"),
-        (lambda m: interpret.grouped_impacts(m, {"a": ["jet*"]}), r"group 'a': no nuisance parameter .* 'jet\*'"),
-        (lambda m: interpret.grouped_impacts(m, {"a": 3}), "group 'a' is 3: give names or patterns"),
-        (lambda m: interpret.grouped_impacts(m, {"a": ["mu"]}), "group 'a': no nuisance parameter .* 'mu'"),
+        (lambda m: _ranking.rank_impact(m, sort_by="size"), "sort_by='size': expected one of 'total'"),
+        (lambda m: _ranking.rank_impact(m, top_n=0), "top_n=0: expected a positive integer"),
+        (lambda m: _ranking.impacts(m, method="toys"), "method='toys': expected 'refit' or 'linear'"),
+        (lambda m: _ranking.grouped_impacts(m, {"a": ["jet*"]}), r"group 'a': no nuisance parameter .* 'jet\*'"),
+        (lambda m: _ranking.grouped_impacts(m, {"a": 3}), "group 'a' is 3: give names or patterns"),
+        (lambda m: _ranking.grouped_impacts(m, {"a": ["mu"]}), "group 'a': no nuisance parameter .* 'mu'"),
     ],
 )
 def test_wrong_arguments(model, call, message):

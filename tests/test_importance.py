@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax.interpret import importance
+from nextstat_jax.interpret._ranking import importance
 from tests.building import histosys, normfactor, normsys, sample, shapesys, staterror, workspace
 
 mpl.use("Agg")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from nextstat_jax import _status
-from nextstat_jax._minimize import Box, Problem, covariance, minimize
+from nextstat_jax._minimize import _status
+from nextstat_jax._minimize._newton import Box, Problem, covariance, minimize
 
 
 def problem_of(function):

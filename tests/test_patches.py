@@ -10,9 +10,9 @@ import numpy as np
 import pyhf
 import pytest
 
-from nextstat_jax._errors import WorkspaceError
-from nextstat_jax._patches import Patch, PatchSet, digest, load_document, plain
-from nextstat_jax._workspace import read_workspace
+from nextstat_jax._base._errors import WorkspaceError
+from nextstat_jax._workspace._patches import Patch, PatchSet, digest, load_document, plain
+from nextstat_jax._workspace._records import read_workspace
 from tests.building import normfactor, normsys, one_channel, sample
 
 # pyhf's validation uses it.

@@ -21,15 +21,15 @@ from scipy import stats
 
 import nextstat_jax as nextstat
 from nextstat_jax import plot
-from nextstat_jax._asymptotics import HypoTest
-from nextstat_jax._fit import FitResult
-from nextstat_jax._goodness import Pulls
-from nextstat_jax._impacts import Impacts
-from nextstat_jax._intervals import Contour, Interval
-from nextstat_jax._limits import UpperLimit
-from nextstat_jax._scan import ScanResult
-from nextstat_jax._toy_tests import ToyDistributions, ToyHypoTest
-from nextstat_jax._yields import Yields
+from nextstat_jax._inference._asymptotics import HypoTest
+from nextstat_jax._inference._fit import FitResult
+from nextstat_jax._inference._goodness import Pulls
+from nextstat_jax._inference._impacts import Impacts
+from nextstat_jax._inference._intervals import Contour, Interval
+from nextstat_jax._inference._limits import UpperLimit
+from nextstat_jax._inference._scan import ScanResult
+from nextstat_jax._inference._yields import Yields
+from nextstat_jax._toys._tests import ToyDistributions, ToyHypoTest
 from nextstat_jax.plot import _style
 
 ROOT = Path(__file__).resolve().parent.parent

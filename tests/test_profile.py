@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax import _status
+from nextstat_jax._minimize import _status
 from tests.building import normfactor, normsys, one_channel, sample, shapesys
 from tests.conftest import OWN
 

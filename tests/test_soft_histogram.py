@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from nextstat_jax._soft_histogram import DEFAULT_BANDWIDTH, SoftHistogram, soft_histogram
+from nextstat_jax._training._soft_histogram import DEFAULT_BANDWIDTH, SoftHistogram, soft_histogram
 
 MODES = ("kde", "sigmoid")
 KERNELS = {"kde": stats.norm, "sigmoid": stats.logistic}

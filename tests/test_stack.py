@@ -14,14 +14,14 @@ import numpy as np
 import pyhf
 import pytest
 
-from nextstat_jax import _schedule
-from nextstat_jax._asymptotics import asymptotic_test, discovery
-from nextstat_jax._errors import FitError, ModelError, WorkspaceError
-from nextstat_jax._limits import upper_limit
-from nextstat_jax._model import from_pyhf
-from nextstat_jax._patches import PatchSet
-from nextstat_jax._schedule import Schedule, map_rows, schedule
-from nextstat_jax._stack import ModelStack, stack_models, stack_patches
+from nextstat_jax._base._errors import FitError, ModelError, WorkspaceError
+from nextstat_jax._batches import _schedule
+from nextstat_jax._batches._schedule import Schedule, map_rows, schedule
+from nextstat_jax._inference._asymptotics import asymptotic_test, discovery
+from nextstat_jax._inference._limits import upper_limit
+from nextstat_jax._inference._stack import ModelStack, stack_models, stack_patches
+from nextstat_jax._model._model import from_pyhf
+from nextstat_jax._workspace._patches import PatchSet
 from tests.building import histosys, normfactor, normsys, sample, staterror, workspace
 
 MASSES = (300, 400, 500, 600, 700)

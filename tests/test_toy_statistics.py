@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 import nextstat_jax as nextstat
-from nextstat_jax import _status
-from nextstat_jax._poisson import poisson
-from nextstat_jax._toy_tests import ToyDistributions, _evaluate, toy_hypotest
-from nextstat_jax._toys import fit_toys, sample_toys
+from nextstat_jax._likelihood._poisson import poisson
+from nextstat_jax._minimize import _status
+from nextstat_jax._toys._tests import ToyDistributions, _evaluate, toy_hypotest
+from nextstat_jax._toys._toys import fit_toys, sample_toys
 from tests.building import normfactor, normsys, one_channel, sample
 
 SMALL = 64

@@ -20,8 +20,11 @@ import pytest
 from scipy import stats
 
 import nextstat_jax as nextstat
-from nextstat_jax import _chunks, _status, _throw, _toy_fits, _toy_runs
-from nextstat_jax._toys import ToyFits, fit_toys, sample_toys, stream_toys
+from nextstat_jax._batches import _chunks
+from nextstat_jax._likelihood import _throw
+from nextstat_jax._minimize import _status
+from nextstat_jax._toys import _fits, _runs
+from nextstat_jax._toys._toys import ToyFits, fit_toys, sample_toys, stream_toys
 from tests.building import histosys, normfactor, normsys, one_channel, sample, shapesys, staterror
 from tests.conftest import OWN, ROOT
 
@@ -263,8 +266,8 @@ def test_chunks_are_computed_alone_and_joined(model, toys):
 @pytest.mark.slow
 def test_the_vectorized_schedule_gives_the_same_toys(model, toys, monkeypatch):
     """What a GPU does, on this machine."""
-    monkeypatch.setattr(_toy_runs, "together", lambda platform: True)
-    assert _toy_runs.chunk_size(model.likelihood) == 4096
+    monkeypatch.setattr(_runs, "together", lambda platform: True)
+    assert _runs.chunk_size(model.likelihood) == 4096
     together = fit_toys(model, 40, seed=5, batch_size=32)
     np.testing.assert_array_equal(together.toy, np.arange(40))
     np.testing.assert_array_equal(together.status, toys.status[:40])
@@ -273,9 +276,9 @@ def test_the_vectorized_schedule_gives_the_same_toys(model, toys, monkeypatch):
 
 
 def test_the_schedule_of_a_device():
-    assert not _toy_runs.together("cpu")
-    assert _toy_runs.together("gpu")
-    assert _toy_runs.together("tpu")
+    assert not _runs.together("cpu")
+    assert _runs.together("gpu")
+    assert _runs.together("tpu")
 
 
 def test_a_stream_stops_when_its_reader_does(model):
@@ -451,8 +454,8 @@ def test_a_killed_dask_worker_changes_nothing(model):
 @pytest.fixture
 def unbelieved(monkeypatch):
     """The quick method fails, so that the full minimizer has to do."""
-    quick = _toy_fits.quick_fit
-    monkeypatch.setattr(_toy_fits, "quick_fit", lambda *args: (quick(*args)[0], jnp.array(False)))
+    quick = _fits.quick_fit
+    monkeypatch.setattr(_fits, "quick_fit", lambda *args: (quick(*args)[0], jnp.array(False)))
 
 
 def closed_form(data, signal, mu):
@@ -468,7 +471,7 @@ def closed_form(data, signal, mu):
 
 @pytest.mark.usefixtures("unbelieved")
 def test_failed_fits_are_made_again_and_kept(monkeypatch):
-    solve = _toy_fits.solve_fit
+    solve = _fits.solve_fit
 
     def picky(likelihood, data, conditions):
         """Converges from the initial parameters alone, and never where the first count is odd."""
@@ -477,7 +480,7 @@ def test_failed_fits_are_made_again_and_kept(monkeypatch):
         status = jnp.where(good, minimum.status, _status.STALLED)
         return minimum._replace(status=status, value=minimum.value + ~good)
 
-    monkeypatch.setattr(_toy_fits, "solve_fit", picky)
+    monkeypatch.setattr(_fits, "solve_fit", picky)
     # A structure of its own, so that no compiled function of another test serves.
     model = counting(signal=(10.0, 12.0))
     toys = fit_small(model, 12, mu=0.5, quantities=("data",))
@@ -504,7 +507,7 @@ def test_failed_fits_are_made_again_and_kept(monkeypatch):
 @pytest.mark.usefixtures("unbelieved")
 def test_an_unconditional_fit_that_missed_the_minimum_is_made_again(monkeypatch):
     """The first fit claims convergence far from the minimum; the conditional one gives it away."""
-    solve = _toy_fits.solve_fit
+    solve = _fits.solve_fit
 
     def short_sighted(likelihood, data, conditions):
         minimum = solve(likelihood, data, conditions)
@@ -515,7 +518,7 @@ def test_an_unconditional_fit_that_missed_the_minimum_is_made_again(monkeypatch)
         return jax.tree.map(lambda a, b: jnp.where(lost, a, b), away, minimum)
 
     model = counting(signal=(10.0, 12.0, 14.0))
-    monkeypatch.setattr(_toy_fits, "solve_fit", short_sighted)
+    monkeypatch.setattr(_fits, "solve_fit", short_sighted)
     toys = fit_small(model, 6, test_stat="q", mu_test=3.0, quantities=("data",))
     np.testing.assert_array_equal(toys.start, len(toys.starts) - 1)
     assert bool(toys.retried.all())

@@ -11,10 +11,10 @@ import pyhf
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax._asymptotics import asymptotic_test, discovery
-from nextstat_jax._intervals import interval
-from nextstat_jax._limits import upper_limit
-from nextstat_jax._stack import stack_patches
+from nextstat_jax._inference._asymptotics import asymptotic_test, discovery
+from nextstat_jax._inference._intervals import interval
+from nextstat_jax._inference._limits import upper_limit
+from nextstat_jax._inference._stack import stack_patches
 
 OWN = Path(__file__).resolve().parent / "fixtures"
 PUBLISHED = {case["name"]: case for case in json.loads((OWN / "validation_published.json").read_text())}

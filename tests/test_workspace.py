@@ -17,9 +17,11 @@ import numpy as np
 import pyhf
 import pytest
 
-from nextstat_jax._checks import KINDS
-from nextstat_jax._errors import WorkspaceError
-from nextstat_jax._workspace import HistoSys, NormSys, Sample, Workspace, check_measurement, read_workspace
+from nextstat_jax._base._errors import WorkspaceError
+from nextstat_jax._modifiers import REGISTRY
+from nextstat_jax._modifiers.histosys import HistoSysData
+from nextstat_jax._modifiers.normsys import NormSysData
+from nextstat_jax._workspace._records import Sample, Workspace, check_measurement, read_workspace
 from tests.building import (
     histosys,
     lumi,
@@ -124,9 +126,9 @@ def test_records_hold_what_the_json_says():
     assert [(m.name, m.type, m.data) for m in sig.modifiers] == [
         ("mu", "normfactor", None),
         ("lumi", "lumi", None),
-        ("jes", "normsys", NormSys(hi=1.1, lo=0.9)),
+        ("jes", "normsys", NormSysData(hi=1.1, lo=0.9)),
     ]
-    assert bkg.modifiers[0].data == HistoSys(hi_data=(52.0, 62.0), lo_data=(48.0, 58.0))
+    assert bkg.modifiers[0].data == HistoSysData(hi_data=(52.0, 62.0), lo_data=(48.0, 58.0))
     assert bkg.modifiers[1].data == (2.0, 3.0)
     assert [m.type for m in read.channels[1].samples[0].modifiers] == ["shapefactor", "shapesys"]
     assert [(o.name, o.data) for o in read.observations] == [("SR", (55.0, 64.0)), ("CR", (510.0,))]
@@ -212,7 +214,7 @@ def test_a_background_only_workspace_is_read_but_has_no_poi(published):
 
 def test_defaults_are_those_of_pyhf():
     parameters = [{"name": "lumi", "inits": [1.0], "bounds": [[0.5, 1.5]], "auxdata": [1.0], "sigmas": [0.1]}]
-    for kind, facts in KINDS.items():
+    for kind, facts in REGISTRY.items():
         data = {
             "normsys": {"lo": 0.9, "hi": 1.1},
             "histosys": {"lo_data": [9.0, 9.0], "hi_data": [11.0, 11.0]},
@@ -733,8 +735,8 @@ def pyhf_accepts(spec):
 
 
 @pytest.mark.parametrize("where", ["sample", "channel", "workspace"])
-@pytest.mark.parametrize("second", KINDS)
-@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("second", REGISTRY)
+@pytest.mark.parametrize("first", REGISTRY)
 def test_sharing_a_name_is_legal_where_pyhf_says_so(first, second, where):
     if first == second and where == "sample":
         return  # a duplicate: pyhf keeps the last one in silence, here it is an error
@@ -839,7 +841,7 @@ def test_a_shapefactor_of_one_bin_can_be_the_poi():
     assert read_workspace(spec).measurement().poi == "free"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REGISTRY)
 @pytest.mark.parametrize("key", ["inits", "auxdata", "sigmas", "factors"])
 def test_keys_of_a_configuration_are_legal_where_pyhf_says_so(kind, key):
     base = {"name": "lumi", "inits": [1.0], "bounds": [[0.5, 2.5]], "auxdata": [1.0], "sigmas": [0.1]}
@@ -965,8 +967,8 @@ def test_importing_it_imports_no_jax():
         "package = types.ModuleType('nextstat_jax');"
         "package.__path__ = [sys.argv[1]];"
         "sys.modules['nextstat_jax'] = package;"
-        "import nextstat_jax._workspace;"
-        "assert not {'jax', 'pyhf', 'numpy', 'scipy'} & set(sys.modules)"
+        "import nextstat_jax._workspace._records;"
+        "assert not {'jax', 'pyhf', 'scipy'} & set(sys.modules)"
     )
     package = Path(__file__).resolve().parent.parent / "nextstat_jax"
     subprocess.run([sys.executable, "-c", code, str(package)], check=True)

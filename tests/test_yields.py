@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
-from nextstat_jax._fit import FitResult
-from nextstat_jax._yields import constraint_widths, require_fit, with_uncertainty, yields
+from nextstat_jax._inference._fit import FitResult, require_fit
+from nextstat_jax._inference._yields import with_uncertainty, yields
+from nextstat_jax._likelihood._constraints import constraint_widths
 from tests.building import lumi, normfactor, normsys, one_channel, sample, shapesys, staterror, workspace
 from tests.conftest import OWN
 
@@ -256,7 +257,7 @@ def test_batches_equal_loops(small):
 
 
 def test_equal_structures_share_the_compiled_function(full):
-    from nextstat_jax._yields import _propagate
+    from nextstat_jax._inference._yields import _propagate
 
     model, _ = full
     yields(model)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from .._workspace import ParameterConfig
-from ._base import FREE_BOUNDS, Constraint, Effect, Occurrence, ParameterSet, build_set
-
-TYPE = "normfactor"
-EFFECT = Effect.ROW_FACTOR
-CONSTRAINT = Constraint.NONE
+from ._base import Effect, ModifierType, PlainModifier
 
 
-def parameter_set(name: str, occurrences: Sequence[Occurrence], config: ParameterConfig) -> ParameterSet:
+class NormFactorModifier(PlainModifier, frozen=True, tag="normfactor"):
+    """A free factor on the yields of a sample."""
+
+
+class NormFactor(ModifierType):
     """One parameter, shared by all occurrences."""
-    del occurrences
-    return build_set(name, 1, CONSTRAINT, config, init=1.0, bounds=FREE_BOUNDS)
+
+    record = NormFactorModifier
+    effect = Effect.ROW_FACTOR

@@ -11,38 +11,65 @@ from typing import Any
 
 import numpy as np
 
-from .._workspace import ParameterConfig
-from ._base import GAMMA_BOUNDS, Constraint, Effect, Occurrence, ParameterSet, build_set
+from .._base._rules import fail
+from ._base import (
+    GAMMA_BOUNDS,
+    Constraint,
+    Declared,
+    Effect,
+    ModifierType,
+    Occurrence,
+    ParameterConfig,
+    ParameterSet,
+    UncertaintyModifier,
+    Use,
+    lost_bins,
+)
 
-TYPE = "shapesys"
-EFFECT = Effect.CELL_FACTOR
-CONSTRAINT = Constraint.POISSON
 
+class ShapeSysModifier(UncertaintyModifier, frozen=True, tag="shapesys"):
+    """Uncertainties of the bins of one sample, each with a Poisson constraint of its own; no other may have its name.
 
-def effective_counts(nominal: Any, uncertainty: Any, xp: ModuleType = np) -> tuple[Any, Any]:
-    """(nominal / uncertainty)^2 per bin, and where that is not defined.
-
-    A bin without yield or without uncertainty has no auxiliary measurement: its count is set to 1 and its parameter
-    does not move.
+    Attributes:
+        data: The absolute uncertainties of the yields.
     """
-    degenerate = (nominal <= 0) | (uncertainty <= 0)
-    ratio = xp.where(degenerate, 1.0, nominal) / xp.where(degenerate, 1.0, uncertainty)
-    return ratio * ratio, degenerate
 
 
-def parameter_set(name: str, occurrences: Sequence[Occurrence], config: ParameterConfig) -> ParameterSet:
+class ShapeSys(ModifierType):
     """One parameter per bin of the only occurrence."""
-    (only,) = occurrences
-    counts, degenerate = effective_counts(only.nominal, np.asarray(only.data, dtype=np.float64))
-    return build_set(
-        name,
-        len(counts),
-        CONSTRAINT,
-        config,
-        init=1.0,
-        bounds=GAMMA_BOUNDS,
-        scalar=False,
-        auxdata=counts,
-        factor=counts,
-        degenerate=degenerate,
-    )
+
+    record = ShapeSysModifier
+    effect = Effect.CELL_FACTOR
+    constraint = Constraint.POISSON
+    bounds = GAMMA_BOUNDS
+    scalar = False
+    options = ("auxdata", "factors")
+
+    def require_shareable(self, use: Use, known: Declared) -> None:
+        """Refuse every second use of a name."""
+        super().require_shareable(use, known)
+        fail(use.path, f"a shapesys name that {known.path} uses already", "a name of its own for each shapesys")
+
+    def uncertainties(self, data: Any) -> Sequence[float]:
+        """As the JSON gives them."""
+        return data
+
+    def constraint_from(self, total: Any, variance: Any, xp: ModuleType) -> tuple[Any, Any]:
+        """(nominal / uncertainty)^2 per bin, and where that is not defined.
+
+        A bin without yield or without uncertainty has no auxiliary measurement: its count is set to 1 and its parameter
+        does not move.
+        """
+        degenerate = (total <= 0) | (variance <= 0)
+        ratio = xp.where(degenerate, 1.0, total) / xp.sqrt(xp.where(degenerate, 1.0, variance))
+        return ratio * ratio, degenerate
+
+    def parameter_set(self, name: str, occurrences: Sequence[Occurrence], config: ParameterConfig) -> ParameterSet:
+        """One parameter for each bin, whose auxiliary datum is its count."""
+        (only,) = occurrences
+        counts, bad = self.constraint_from(only.nominal, np.square(np.asarray(only.data, dtype=np.float64)), np)
+        return self.build_set(name, len(counts), config, auxdata=counts, factor=counts, degenerate=bad)
+
+    def warnings(self, name: str, occurrences: Sequence[Occurrence], parameters: ParameterSet) -> list[str]:
+        """Bins that lost their uncertainty."""
+        return lost_bins(self, name, occurrences, parameters)

@@ -11,7 +11,7 @@ from typing import Any
 
 import nextstat_jax as nextstat
 
-from .._errors import NextstatError
+from .._base._errors import NextstatError
 from ..plot._style import require_matplotlib
 from ._inference import analyze
 from ._pictures import draw_templates, draw_training

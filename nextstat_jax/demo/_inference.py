@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 import nextstat_jax as nextstat
 
-from .._errors import FitError
+from .._base._errors import FitError
 from ._blobs import without_systematics
 from ._pictures import save
 

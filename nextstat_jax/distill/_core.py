@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .._likelihood import poisson_deviance
+from .._likelihood._histfactory import poisson_deviance
 from ._reference import Reference
 
 RECIPES = ("rates", "residual", "plain")

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from .._errors import DatasetError, MissingExtraError, ModelError
-from .._fit import solve_fit, unconditional
-from .._likelihood import Likelihood
-from .._model import HistFactoryModel, concrete, require_model
-from .._schedule import map_rows
+from .._base._doors import concrete
+from .._base._errors import DatasetError, MissingExtraError, ModelError
+from .._batches._schedule import map_rows
+from .._inference._fit import solve_fit, unconditional
+from .._likelihood._histfactory import Likelihood
+from .._model._model import HistFactoryModel, require_model
 from ._evaluate import NONFINITE, Engine, Rows, Setup, Span, Wanted, check_engine, chunk_sizes, rows_of
 from ._reference import Reference, default_bounds, digest_of, free_of, reference_of
 from ._sampling import AROUND, METHODS, Plan, fills_box, most_points

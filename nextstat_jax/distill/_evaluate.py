@@ -14,11 +14,11 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .. import _derivatives
-from .._chunks import cpu_count, shipped, threaded
-from .._errors import DatasetError
-from .._likelihood import Likelihood, add_saturated
-from .._structure import Structure
+from .._base._errors import DatasetError
+from .._batches._chunks import cpu_count, shipped, threaded
+from .._likelihood import _derivatives
+from .._likelihood._histfactory import Likelihood, add_saturated
+from .._likelihood._structure import Structure
 from ._sampling import Plan, Points
 
 NONFINITE = ("resample", "keep", "drop")

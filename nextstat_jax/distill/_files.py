@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .._errors import DatasetError
-from .._tables import plain
+from .._base._errors import DatasetError
+from .._base._tables import plain
 from ._dataset import SurrogateDataset, check_dataset
 from ._evaluate import Rows
+from ._parts import part_files
 from ._reference import Reference
 
 FORMAT = "nextstat_jax.distill.dataset/1"
@@ -121,8 +122,6 @@ def from_parquet(path: Any) -> SurrogateDataset:
     """
     files = [Path(path)]
     if Path(path).is_dir():
-        from ._stream import part_files
-
         files = part_files(Path(path))
     try:
         tables = [read_part(file) for file in files]

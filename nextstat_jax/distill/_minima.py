@@ -13,11 +13,11 @@ import numpy as np
 from jax import Array
 from scipy.stats import qmc
 
-from .._errors import DatasetError
-from .._fit import FitResult
-from .._minimize import Box, Minimum, Problem, active, covariance, minimize
-from .._model import HistFactoryModel
-from .._scan import ScanResult
+from .._base._errors import DatasetError
+from .._inference._fit import FitResult
+from .._inference._scan import ScanResult
+from .._minimize._newton import Box, Minimum, Problem, active, covariance, minimize
+from .._model._model import HistFactoryModel
 from ._dataset import integer
 from ._reparametrize import Reparametrized, _facts, inner_of, nll_of
 from ._surrogate import Surrogate

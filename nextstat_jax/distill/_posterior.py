@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._errors import DatasetError, MissingExtraError
-from .._model import HistFactoryModel
+from .._base._errors import DatasetError, MissingExtraError
+from .._model._model import HistFactoryModel
 from ._core import covariance_root
 from ._dataset import check_model, integer
 from ._minima import fit, positive_hessian

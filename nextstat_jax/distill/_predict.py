@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .._model import concrete
+from .._base._doors import concrete
 from ._dataset import check_model
 from ._reference import require_same_model
 from ._reparametrize import many_nlls, nll_of

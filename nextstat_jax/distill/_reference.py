@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._errors import DatasetError
-from .._fit import fit
-from .._likelihood import saturated
-from .._model import HistFactoryModel
-from .._structure import Structure
+from .._base._errors import DatasetError
+from .._inference._fit import fit
+from .._likelihood._histfactory import saturated
+from .._likelihood._structure import Structure
+from .._model._model import HistFactoryModel
 
 # Widths of the default box, in those of the constraint or of the fit.
 _BOX = 5.0

@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from .. import _derivatives
-from .._errors import DatasetError
-from .._likelihood import Likelihood, saturated
-from .._model import HistFactoryModel, concrete
+from .._base._doors import concrete
+from .._base._errors import DatasetError
+from .._likelihood import _derivatives
+from .._likelihood._histfactory import Likelihood, saturated
+from .._model._model import HistFactoryModel
 from ._files import first_line
 from ._reference import free_of
 from ._surrogate import Surrogate, _mean, as_points, in_calls, together

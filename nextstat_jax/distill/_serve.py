@@ -14,8 +14,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import DatasetError, MissingExtraError
-from .._model import require_x64
+from .._base._errors import DatasetError, MissingExtraError
+from .._model._model import require_x64
 from ._core import MOST, RECIPES, Core
 from ._files import atomic, read_npz, write_npz
 from ._reference import Reference

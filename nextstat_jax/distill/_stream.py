@@ -13,15 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .._errors import DatasetError
-from .._tables import plain
+from .._base._errors import DatasetError
+from .._base._tables import plain
 from ._dataset import Request, integer, make_request
 from ._evaluate import Rows, Span, rows_of
 from ._files import NONFINITE, UNREADABLE, atomic, first_line, read_part, schema_metadata, table_of
+from ._parts import FORMAT, MANIFEST, part_files, part_name, read_manifest
 
-# Readers of partitioned Parquet skip what begins with an underscore.
-MANIFEST = "_manifest.json"
-FORMAT = "nextstat_jax.distill.parts/1"
 # A part of this many numbers is a file of about 100 MB, which readers like.
 _NUMBERS = 12_000_000
 
@@ -84,7 +82,7 @@ def generate_parquet(
     names, path = model.parameter_names(), Path(folder)
     n = request.setup.plan.n_points
     _claim(path, _manifest(request, names, size))
-    missing = [k for k in range(-(-n // size)) if not (path / _name(k)).is_file()]
+    missing = [k for k in range(-(-n // size)) if not (path / part_name(k)).is_file()]
     header = schema_metadata(names, request.bounds, {**request.metadata, "part_size": size}, request.reference)
     # A part is cut into the same chunks whoever computes it, and chunks follow each other across parts.
     cuts = [Span(start, min(size, n - start)) for start in (k * size for k in missing)]
@@ -93,23 +91,9 @@ def generate_parquet(
     stream = rows_of(request.setup, (span for part in spans for span in part), request.engine)
     with tqdm(total=n, initial=n - sum(s.size for s in cuts), unit="point", disable=not progress) as bar:
         for number, part in zip(missing, spans, strict=True):
-            _write(path / _name(number), stream, len(part), names, header)
+            _write(path / part_name(number), stream, len(part), names, header)
             bar.update(sum(span.size for span in part))
     return len(missing)
-
-
-def part_files(folder: Path) -> list[Path]:
-    """The parts of a complete data set, in order.
-
-    Raises:
-        DatasetError: If the folder is no data set, or a part is missing: it is never read as whole then.
-    """
-    manifest = _read_manifest(folder)
-    files = [folder / _name(k) for k in range(-(-manifest["n_samples"] // manifest["part_size"]))]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise DatasetError(f"{len(absent)} of {len(files)} parts are missing: finish it with generate_parquet")
-    return files
 
 
 def iterate_parquet(folder: Any) -> Iterator[pa.Table]:
@@ -124,10 +108,6 @@ def iterate_parquet(folder: Any) -> Iterator[pa.Table]:
         except UNREADABLE as error:
             raise DatasetError(f"{file} is damaged: {first_line(error)}") from None
         yield table
-
-
-def _name(number: int) -> str:
-    return f"part-{number:05d}.parquet"
 
 
 def _part_size(request: Request, part_size: Any) -> int:
@@ -167,7 +147,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
         with atomic(folder / MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1).encode())
         return
-    found = _read_manifest(folder)
+    found = read_manifest(folder)
     if found["request"].get("model_digest") != manifest["request"]["model_digest"]:
         raise DatasetError(f"{folder} holds a data set of another model: give a new folder")
     # The size of a part follows from the rest, unless it was given: it is compared last.
@@ -183,19 +163,6 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
                 raise DatasetError(f"{folder} was begun with other bounds: give a new folder")
         elif found.get(key) != value:
             raise DatasetError(f"{folder} was begun with {key}={found.get(key)!r:.60}, not {value!r:.60}")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        good = manifest["format"] == FORMAT and manifest["part_size"] > 0 and isinstance(manifest["request"], dict)
-    except FileNotFoundError:
-        raise DatasetError(f"{folder} holds no {MANIFEST}: it is no data set of generate_parquet") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        good, manifest = False, {}
-    if not good:
-        raise DatasetError(f"{folder / MANIFEST} is damaged, or was not written by this package")
-    return manifest
 
 
 def _write(path: Path, stream: Iterator[Rows], count: int, names: list[str], header: dict[bytes, bytes]) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
-from .._errors import DatasetError
-from .._model import concrete
+from .._base._doors import concrete
+from .._base._errors import DatasetError
 from ._core import Core, cast, inside, nll
 
 # Points of one compiled call; fewer are filled up to a power of two, so that few shapes are compiled.
@@ -108,7 +108,7 @@ class Surrogate(eqx.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """What it is and how well it does, JSON-safe."""
-        from .._tables import plain
+        from .._base._tables import plain
 
         numbers = {name: plain(value) for name, value in self.history.items()}
         return {"parameter_names": list(self.parameter_names), "metadata": self.metadata, "history": numbers}

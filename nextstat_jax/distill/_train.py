@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._errors import DatasetError
-from .._likelihood import Likelihood, poisson_deviance, rates
+from .._base._errors import DatasetError
+from .._likelihood._histfactory import Likelihood, poisson_deviance, rates
 from ._core import RECIPES, Core, constraints, features, log_baseline, main_expansion, network
 from ._dataset import SurrogateDataset, check_dataset, check_model, integer
 from ._evaluate import device_of

@@ -12,12 +12,12 @@ import numpy as np
 from jax import Array
 from scipy.optimize import brentq, minimize
 
-from .._errors import DatasetError, MissingExtraError
-from .._fit import fit
-from .._intervals import interval
-from .._model import HistFactoryModel
-from .._scan import profile_scan
-from .._tables import plain, text_table
+from .._base._errors import DatasetError, MissingExtraError
+from .._base._tables import plain, text_table
+from .._inference._fit import fit
+from .._inference._intervals import interval
+from .._inference._scan import profile_scan
+from .._model._model import HistFactoryModel
 from ._core import Core, covariance_root
 from ._dataset import SurrogateDataset, check_model, generate_dataset, integer
 from ._reference import require_same_model

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._errors import MissingExtraError
+from .._base._errors import MissingExtraError
 from ._core import ACTION_MODES as ACTION_MODES
 from ._core import REWARD_METRICS as REWARD_METRICS
 from ._core import EnvState as EnvState

@@ -13,11 +13,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from .._asymptotics import require_free_poi
-from .._errors import ModelError
-from .._model import HistFactoryModel, as_vector, from_pyhf
-from .._profile import q0_test, qmu_tilde_test, safe_sqrt
-from .._sessions import Session, create_profiled_session, create_session
+from .._base._doors import as_vector
+from .._base._errors import ModelError
+from .._base._numerics import safe_sqrt
+from .._inference._profile import q0_test, qmu_tilde_test
+from .._model._model import HistFactoryModel, from_pyhf, require_free_poi
+from .._training._sessions import Session, create_profiled_session, create_session
 
 REWARD_METRICS = ("nll", "q0", "z0", "qmu", "zmu")
 ACTION_MODES = ("logmul", "add")

@@ -16,8 +16,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
-from .._errors import ModelError
-from .._tables import text_table
+from .._base._errors import ModelError
+from .._base._tables import text_table
 from ._core import EnvState, HistFactoryCore, Metrics, measure
 
 RENDER_MODES = ("ansi",)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import DatasetError, MissingExtraError, ModelError, NextstatError
+from .._base._errors import DatasetError, MissingExtraError, ModelError, NextstatError
 from ._metrics import metrics_dict
 
 _MLFLOW_REFUSES = re.compile(r"[^\w\-. :/]", re.ASCII)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from .._asymptotics import BANDS, Discovery
-from .._errors import ModelError
-from .._fit import FitResult
-from .._goodness import pulls
-from .._tables import require_single
+from .._base._errors import ModelError
+from .._base._tables import require_single
+from .._inference._asymptotics import BANDS, Discovery
+from .._inference._fit import FitResult
+from .._inference._goodness import pulls
 
 NONFINITE = ("drop", "keep")
 _INDICES = re.compile(r"(/\d+)+$")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import MissingExtraError, ModelError
-from .._limits import upper_limit
-from .._model import HistFactoryModel, as_data, require_model
-from .._profile import q0_test
-from .._soft_histogram import soft_histogram
+from .._base._errors import MissingExtraError, ModelError
+from .._inference._limits import upper_limit
+from .._inference._profile import q0_test
+from .._model._model import HistFactoryModel, as_data, require_model
+from .._training._soft_histogram import soft_histogram
 
 OBJECTIVES = {"z0": "maximize", "expected_limit": "minimize"}
 _MEDIAN = 2

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._errors import ModelError, NextstatError
+from .._base._errors import ModelError, NextstatError
 
 
 class StepTimer:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _status
-from .._errors import FitError
+from .._base._errors import FitError
+from .._minimize import _status
 from . import _style
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FitError
-from .._goodness import correlation_matrix
+from .._base._errors import FitError
+from .._inference._goodness import correlation_matrix
 from . import _style
 from ._style import label_of
 

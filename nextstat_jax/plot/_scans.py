@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FitError
+from .._base._errors import FitError
 from . import _style
 from ._style import label_of
 

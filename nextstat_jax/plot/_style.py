@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FitError, MissingExtraError
+from .._base._errors import FitError, MissingExtraError
 
 # Ten colors that people with any color vision can tell apart: M. A. Petroff, arXiv:2107.02270.
 PALETTE = (

@@ -6,7 +6,7 @@ JAX and torch share a GPU: on import JAX is told not to take the memory in advan
 
 import os
 
-from .._errors import MissingExtraError
+from .._base._errors import MissingExtraError
 
 try:
     import torch as _torch  # noqa: F401

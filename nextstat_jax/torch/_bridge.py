@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from .._errors import ModelError
+from .._base._errors import ModelError
 
 # Elements up to which a copy on the CPU is cheaper than sharing memory.
 _SMALL = 4096

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from .._errors import ModelError
-from .._soft_histogram import DEFAULT_BANDWIDTH, FAR, check_options
-from .._training import MIN_FRACTION, check_minimum, check_range
+from .._base._errors import ModelError
+from .._training._shaping import MIN_FRACTION, check_minimum, check_range
+from .._training._soft_histogram import DEFAULT_BANDWIDTH, FAR, check_options
 
 
 class SoftHistogram(torch.nn.Module):

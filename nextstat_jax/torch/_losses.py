@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import torch
 
-from .. import _sessions as losses
-from .._errors import ModelError
-from .._model import HistFactoryModel
-from .._sessions import Session, check_template
+from .._base._errors import ModelError
+from .._model._model import HistFactoryModel
+from .._training import _sessions as losses
+from .._training._sessions import Session, check_template
 from ._bridge import Tensors, apply, require_device, to_jax
 
 Histogram = Any

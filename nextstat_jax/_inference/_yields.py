@@ -1,0 +1,290 @@
+"""Expected yields before and after a fit, with uncertainties propagated through the covariance."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from .._base._doors import concrete
+from .._base._numerics import standard_deviation
+from .._base._tables import dataframe, plain, require_single, text_table
+from .._likelihood._constraints import constraint_widths
+from .._likelihood._histfactory import Likelihood, rates
+from .._likelihood._segments import scatter_sum
+from .._model._model import HistFactoryModel, as_data, require_model
+from ._fit import FitResult, require_fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LINE = 118
+
+
+class Yields(eqx.Module):
+    """Expected yields of a model with their uncertainties, and the observed counts.
+
+    Samples that a channel does not have are zero there; ``rows`` says which it has.
+
+    Attributes:
+        values: Yields of each sample in each bin, shape (n_samples, n_bins).
+        uncertainties: Their uncertainties.
+        total: Yields of all samples together, shape (n_bins,).
+        total_uncertainties: Their uncertainties.
+        channel_values: Yields of each sample summed over the bins of a channel, shape (n_samples, n_channels).
+        channel_uncertainties: Their uncertainties; bins move together, so they are no sums in quadrature.
+        channel_total: Yields of all samples in each channel, shape (n_channels,).
+        channel_total_uncertainties: Their uncertainties.
+        observed: Observed counts, shape (n_bins,).
+        kind: ``"pre-fit"`` or ``"post-fit"``.
+        channels: Names of the channels, in the order of the bins.
+        channel_bins: Number of bins of each channel.
+        samples: Names of the samples.
+        rows: (channel, sample) pairs that exist.
+        signals: Samples that the parameter of interest multiplies.
+    """
+
+    values: Float[Array, "sample bin"]
+    uncertainties: Float[Array, "sample bin"]
+    total: Float[Array, " bin"]
+    total_uncertainties: Float[Array, " bin"]
+    channel_values: Float[Array, "sample channel"]
+    channel_uncertainties: Float[Array, "sample channel"]
+    channel_total: Float[Array, " channel"]
+    channel_total_uncertainties: Float[Array, " channel"]
+    observed: Float[Array, " bin"]
+    kind: str = eqx.field(static=True)
+    channels: tuple[str, ...] = eqx.field(static=True)
+    channel_bins: tuple[int, ...] = eqx.field(static=True)
+    samples: tuple[str, ...] = eqx.field(static=True)
+    rows: tuple[tuple[str, str], ...] = eqx.field(static=True)
+    signals: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def channel_slices(self) -> dict[str, slice]:
+        """Bins of each channel."""
+        ends = np.cumsum(self.channel_bins).tolist()
+        return {name: slice(end - n, end) for name, n, end in zip(self.channels, self.channel_bins, ends, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python numbers, JSON-safe, by channel and sample. Needs concrete values of one fit."""
+        channels = {}
+        for k, (channel, bins) in enumerate(self.channel_slices.items()):
+            samples = {
+                sample: {
+                    "yields": self.values[i, bins],
+                    "uncertainties": self.uncertainties[i, bins],
+                    "sum": self.channel_values[i, k],
+                    "sum_uncertainty": self.channel_uncertainties[i, k],
+                }
+                for i, sample in enumerate(self.samples)
+                if (channel, sample) in self.rows
+            }
+            total = {
+                "yields": self.total[bins],
+                "uncertainties": self.total_uncertainties[bins],
+                "sum": self.channel_total[k],
+                "sum_uncertainty": self.channel_total_uncertainties[k],
+            }
+            channels[channel] = {"samples": samples, "total": total, "observed": self.observed[bins]}
+        return plain({"kind": self.kind, "channels": channels})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each channel, sample and bin (counted from 0 in its channel).
+
+        Columns are channel, sample, bin, yield and uncertainty, and of the bin the total, its uncertainty and the
+        observed count.
+
+        Raises:
+            MissingExtraError: If pandas is not installed.
+        """
+        require_single(self.total, 1, "Yields")
+        number = {sample: i for i, sample in enumerate(self.samples)}
+        slices = self.channel_slices
+        cells = [(c, s, b) for c, s in self.rows for b in range(slices[c].stop - slices[c].start)]
+        sample = np.array([number[s] for _, s, _ in cells])
+        place = np.array([slices[c].start + b for c, _, b in cells])
+        return dataframe(
+            {
+                "channel": [c for c, _, _ in cells],
+                "sample": [s for _, s, _ in cells],
+                "bin": [b for _, _, b in cells],
+                "yield": np.asarray(self.values)[sample, place],
+                "uncertainty": np.asarray(self.uncertainties)[sample, place],
+                "total": np.asarray(self.total)[place],
+                "total_uncertainty": np.asarray(self.total_uncertainties)[place],
+                "observed": np.asarray(self.observed)[place],
+            }
+        )
+
+    def __repr__(self) -> str:
+        if not concrete(self.total) or self.total.ndim != 1:
+            return f"Yields({self.kind}, total={self.total!r})"
+        columns = _table_columns(self)
+        names = ["", *self.samples, "total", "observed"]
+        blocks: list[list[list[str]]] = [[names]]
+        for column in columns:
+            width = sum(2 + max(map(len, words)) for words in [*blocks[-1], column])
+            if len(blocks[-1]) > 1 and width > _LINE:
+                blocks.append([names])
+            blocks[-1].append(column)
+        tables = [text_table([c[0] for c in block], zip(*(c[1:] for c in block), strict=True)) for block in blocks]
+        return f"Yields, {self.kind}, sums over the bins of each channel\n" + "\n\n".join(tables)
+
+
+def _table_columns(result: Yields) -> list[list[str]]:
+    """A column of words for each channel: its name, the samples, the total, the observed count."""
+    sums = np.asarray(jnp.concatenate([result.channel_values, result.channel_total[None]]))
+    widths = np.asarray(jnp.concatenate([result.channel_uncertainties, result.channel_total_uncertainties[None]]))
+    observed = np.asarray(result.observed)
+    columns = []
+    for k, (channel, bins) in enumerate(result.channel_slices.items()):
+        there = [(channel, sample) in result.rows for sample in result.samples] + [True]
+        pairs = [
+            with_uncertainty(x, dx) if ok else ("", "")
+            for x, dx, ok in zip(sums[:, k], widths[:, k], there, strict=True)
+        ]
+        count = f"{observed[bins].sum():.10g}"
+        left, right = max(len(count), *(len(x) for x, _ in pairs)), max(len(dx) for _, dx in pairs)
+        words = [f"{x:>{left}} {'+-' if x else '  '} {dx:>{right}}" for x, dx in pairs]
+        columns.append([channel, *words, f"{count:>{left}}"])
+    return columns
+
+
+def with_uncertainty(value: float, uncertainty: float) -> tuple[str, str]:
+    """Both as text, rounded to two significant digits of the uncertainty."""
+    if not (math.isfinite(value) and math.isfinite(uncertainty)) or abs(value) >= 1e7:
+        return f"{value:.5g}", f"{uncertainty:.3g}"
+    if uncertainty == 0:
+        return f"{value:.6g}", "0"
+    digits = 1 - math.floor(math.log10(uncertainty))
+    if digits > 8:
+        return f"{value:.6g}", f"{uncertainty:.2g}"
+    return f"{value:.{max(digits, 0)}f}", f"{uncertainty:.{max(digits, 0)}f}"
+
+
+def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: Any = None) -> Yields:
+    """Expected yields per channel, sample and bin with their uncertainties.
+
+    ``covariance(nu) = J C J^T`` with the Jacobian ``J = d nu / d theta`` and the covariance C of the parameters, for
+    bins and their sums alike, so that correlations are part of every uncertainty.
+
+    Before a fit, theta are the initial parameters and C is diagonal: the squared widths of the constraints, 0 for
+    parameters that are fixed or not constrained. (cabinetry uses the same widths, with half the difference between the
+    yields at + and - one standard deviation in place of the derivative: equal where yields are linear in the
+    parameters.) After a fit, theta and C are those of the fit.
+
+    Args:
+        model: The model.
+        fit_result: A fit of it, as ``fit`` returns it; None for the yields before a fit.
+        data: Data that the table shows as observed, shape (n_data,) or (n_bins,); the model's own by default.
+
+    Returns:
+        ``Yields``, differentiable with respect to model and fit. A batch of fits goes through ``jax.vmap``.
+
+    Raises:
+        FitError: For a fit of another model, or a batch of fits outside ``jax.vmap``.
+        ModelError: For data of a wrong shape.
+
+    Example:
+        >>> from nextstat_jax import from_pyhf
+        >>> rate = {"name": "rate", "type": "normsys", "data": {"lo": 0.9, "hi": 1.1}}
+        >>> strength = {"name": "mu", "type": "normfactor", "data": None}
+        >>> model = from_pyhf({
+        ...     "channels": [{"name": "SR", "samples": [
+        ...         {"name": "signal", "data": [5.0, 10.0], "modifiers": [strength]},
+        ...         {"name": "background", "data": [60.0, 40.0], "modifiers": [rate]},
+        ...     ]}],
+        ...     "observations": [{"name": "SR", "data": [64.0, 52.0]}],
+        ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
+        ...     "version": "1.0.0",
+        ... })
+        >>> yields(model)
+        Yields, pre-fit, sums over the bins of each channel
+                      SR
+          background  100 +- 10
+          signal       15 +-  0
+          total       115 +- 10
+          observed    116
+    """
+    require_model(model)
+    likelihood, names = model.likelihood, model.names
+    if fit_result is None:
+        params = likelihood.init
+        spread = jnp.where(likelihood.frozen > 0, 0.0, constraint_widths(likelihood) ** 2)
+    else:
+        require_fit(model, fit_result)
+        params, spread = fit_result.params, fit_result.covariance
+    central, errors = _propagate(likelihood, names.channel_bins, params, spread)
+    return Yields(
+        values=_by_sample_and_bin(model, central.cells),
+        uncertainties=_by_sample_and_bin(model, errors.cells),
+        total=central.bins,
+        total_uncertainties=errors.bins,
+        channel_values=_by_sample_and_channel(model, central.rows),
+        channel_uncertainties=_by_sample_and_channel(model, errors.rows),
+        channel_total=central.channels,
+        channel_total_uncertainties=errors.channels,
+        observed=as_data(model, data)[: model.n_bins],
+        kind="pre-fit" if fit_result is None else "post-fit",
+        channels=names.channels,
+        channel_bins=names.channel_bins,
+        samples=names.samples,
+        rows=names.rows,
+        signals=_signals(model),
+    )
+
+
+class _Sums(NamedTuple):
+    """Yields, or their uncertainties, per cell, row (sample in a channel), bin and channel."""
+
+    cells: Array
+    rows: Array
+    bins: Array
+    channels: Array
+
+
+@partial(jax.jit, static_argnums=1)
+def _propagate(likelihood: Likelihood, channel_bins: tuple[int, ...], params: Array, spread: Array) -> tuple[Any, Any]:
+    """Yields and their uncertainties; ``spread`` is a covariance matrix or, of a diagonal one, the diagonal."""
+    s = likelihood.structure
+    channel = np.repeat(np.arange(len(channel_bins)), channel_bins)
+
+    def summed(params: Array) -> _Sums:
+        cells, bins = rates(likelihood, params)
+        rows = scatter_sum(cells, s.cell_rows, s.n_rows)
+        return _Sums(cells, rows, bins, scatter_sum(bins, channel, len(channel_bins)))
+
+    def error(jacobian: Array) -> Array:
+        moved = jacobian * spread if spread.ndim == 1 else jacobian @ spread
+        return standard_deviation((moved * jacobian).sum(-1))
+
+    return summed(params), jax.tree.map(error, jax.jacfwd(summed)(params))
+
+
+def _by_sample_and_bin(model: HistFactoryModel, cells: Array) -> Array:
+    s, names = model.likelihood.structure, model.names
+    sample = np.array([names.samples.index(name) for _, name in names.rows])
+    return jnp.zeros((len(names.samples), s.n_bins), cells.dtype).at[sample[s.cell_rows], s.cell_bins].set(cells)
+
+
+def _by_sample_and_channel(model: HistFactoryModel, rows: Array) -> Array:
+    names = model.names
+    sample = np.array([names.samples.index(name) for _, name in names.rows])
+    channel = np.array([names.channels.index(name) for name, _ in names.rows])
+    return jnp.zeros((len(names.samples), len(names.channels)), rows.dtype).at[sample, channel].set(rows)
+
+
+def _signals(model: HistFactoryModel) -> tuple[str, ...]:
+    """Samples with a row that the parameter of interest multiplies."""
+    s = model.likelihood.structure
+    scaled = (s.row_factors == s.poi).any(0) if s.poi >= 0 else np.zeros(s.n_rows, bool)
+    mine = {name for (_, name), flag in zip(model.names.rows, scaled, strict=True) if flag}
+    return tuple(name for name in model.samples if name in mine)

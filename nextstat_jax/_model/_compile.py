@@ -1,0 +1,443 @@
+"""Workspace -> arrays. The only module that knows both the JSON and the arrays; it runs once, on the host, in NumPy.
+
+Stages: order channels, samples and rows as pyhf does; collect the occurrences of each modifier; build the parameter
+sets; lay out cells and factors; lay out the normsys entries; lay out the histosys shifts; constraints and data.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._base._errors import ModelError
+from .._likelihood._interpolation import HISTOSYS_CODES, NORMSYS_CODES, factor_coefficients
+from .._likelihood._segments import chunked, pad
+from .._likelihood._structure import Structure
+from .._modifiers import REGISTRY, Constraint, Effect, ModifierType, Occurrence, ParameterConfig, ParameterSet
+from .._workspace._records import Channel, Measurement, Sample, Workspace
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample in one channel."""
+
+    channel: int
+    sample: Sample
+    first_cell: int
+
+    @property
+    def n_bins(self) -> int:
+        """Bins of the channel."""
+        return len(self.sample.data)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the arrays mean: names, in the order of the arrays.
+
+    Attributes:
+        channels: Channel names, in the order of the bins.
+        channel_bins: Number of bins of each channel.
+        samples: Names of all samples, sorted.
+        rows: (channel, sample) of each row.
+        parameters: Parameter names, as pyhf's ``par_names``.
+        constraints: Kind of constraint of each parameter.
+        sets: (name, first parameter, number) of each parameter set.
+        shifts: Name of each histosys.
+        row_shifts: Histosys names of each row.
+        entries: (row, name) of each normsys entry, and its places in the table.
+        uncertainties: (row, kind, name, first place) of each staterror and shapesys.
+        configured: (name, key) of what the measurement sets itself, so that templates do not change it.
+        poi: Name of the parameter of interest or "".
+        measurement: Name of the measurement.
+    """
+
+    channels: tuple[str, ...]
+    channel_bins: tuple[int, ...]
+    samples: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...]
+    parameters: tuple[str, ...]
+    constraints: tuple[str, ...]
+    sets: tuple[tuple[str, int, int], ...]
+    shifts: tuple[str, ...]
+    row_shifts: tuple[tuple[str, ...], ...]
+    entries: tuple[tuple[int, str, int], ...]
+    uncertainties: tuple[tuple[int, str, str, int], ...]
+    configured: tuple[tuple[str, str], ...]
+    poi: str
+    measurement: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.rows, self.parameters, self.measurement, self.poi)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled workspace: structure, names, and the arrays by the names of the likelihood's leaves."""
+
+    structure: Structure
+    names: Names
+    arrays: dict[str, np.ndarray]
+
+
+def compile_workspace(
+    workspace: Workspace,
+    measurement: Measurement,
+    *,
+    normsys: str = "code4",
+    histosys: str = "code4p",
+    clip_sample_data: Any = None,
+    clip_bin_data: Any = None,
+    dtype: Any = np.float64,
+) -> Compiled:
+    """Turns a checked workspace into arrays.
+
+    Args:
+        workspace: As ``read_workspace`` returns it.
+        measurement: One of its measurements.
+        normsys: ``"code1"`` or ``"code4"``.
+        histosys: ``"code0"``, ``"code2"`` or ``"code4p"``.
+        clip_sample_data: Least yield of a sample in a bin, or None.
+        clip_bin_data: Least yield of a bin, or None.
+        dtype: Of the arrays.
+
+    Raises:
+        ModelError: For an unknown interpolation code or clip value, or where the measurement's POI is not one
+            parameter.
+    """
+    _check_options(normsys, histosys, clip_sample_data, clip_bin_data)
+    channels = sorted(workspace.channels, key=lambda channel: channel.name)
+    rows = _rows(channels)
+    occurrences = _occurrences(rows, channels)
+    sets = _parameter_sets(occurrences, measurement)
+    first = dict(zip(sets, np.cumsum([0, *(s.n for s in sets.values())]).tolist(), strict=False))
+    n_params = sum(s.n for s in sets.values())
+    _warn(sets, occurrences)
+
+    cells = _cells(rows, channels, occurrences, first, n_params)
+    entries = _entries(rows, occurrences, first, n_params)
+    shifts = _shifts(rows, occurrences, first, cells["nominal"])
+    constraints = _constraints(sets, first)
+    poi = _poi(measurement.poi, sets, first)
+    structure = Structure(
+        n_params=n_params,
+        n_bins=sum(len(c.samples[0].data) for c in channels),
+        n_aux=len(constraints["auxdata"]),
+        poi=poi,
+        normsys=normsys,
+        histosys=histosys,
+        clip_sample=clip_sample_data,
+        clip_bin=clip_bin_data,
+        shift_params=shifts["params"],
+        entry_params=entries["params"],
+        chunk_rows=entries["chunk_rows"],
+        row_chunks=entries["row_chunks"],
+        row_factors=cells["row_factors"],
+        cell_factors=cells["cell_factors"],
+        cell_rows=cells["rows"],
+        cell_bins=cells["bins"],
+        uncertainty_cells=cells["uncertainty_cells"],
+        uncertainty_params=cells["uncertainty_params"],
+        **{key: constraints[key] for key in ("normal_params", "normal_aux", "poisson_params", "poisson_aux")},
+    )
+    observed = _observed(workspace, channels)
+    joined = {
+        key: np.concatenate([getattr(s, key) for s in sets.values()]) if sets else np.zeros(0)
+        for key in ("init", "lower", "upper", "frozen")
+    }
+    floats = {
+        "nominal": cells["nominal"],
+        "shifts": shifts["shifts"],
+        "uncertainties": cells["uncertainties"],
+        "widths": constraints["widths"],
+        "tau": constraints["tau"],
+        "observed": np.concatenate([observed, constraints["auxdata"]]),
+        **joined,
+    }
+    arrays = {key: np.asarray(value, dtype=dtype) for key, value in floats.items()}
+    arrays["factors"] = factor_coefficients(
+        np.asarray(entries["hi"], dtype=dtype), np.asarray(entries["lo"], dtype=dtype)
+    ).astype(dtype)
+    names = _names(channels, rows, sets, first, measurement, cells, entries, shifts)
+    return Compiled(structure, names, arrays)
+
+
+def _names(
+    channels: Sequence[Channel],
+    rows: Sequence[Row],
+    sets: dict[str, ParameterSet],
+    first: dict[str, int],
+    measurement: Measurement,
+    cells: dict[str, Any],
+    entries: dict[str, Any],
+    shifts: dict[str, Any],
+) -> Names:
+    return Names(
+        channels=tuple(c.name for c in channels),
+        channel_bins=tuple(len(c.samples[0].data) for c in channels),
+        samples=tuple(sorted({row.sample.name for row in rows})),
+        rows=tuple((channels[row.channel].name, row.sample.name) for row in rows),
+        parameters=_parameter_names(sets),
+        constraints=tuple(s.constraint.value for s in sets.values() for _ in range(s.n)),
+        sets=tuple((name, first[name], s.n) for name, s in sets.items()),
+        shifts=shifts["names"],
+        row_shifts=shifts["row_names"],
+        entries=entries["names"],
+        uncertainties=cells["uncertainty_names"],
+        configured=tuple(
+            (config.name, key)
+            for config in measurement.parameters
+            for key in ("auxdata", "sigmas", "factors", "fixed")
+            if getattr(config, key) is not None
+        ),
+        poi=measurement.poi,
+        measurement=measurement.name,
+    )
+
+
+def _check_options(normsys: str, histosys: str, clip_sample: Any, clip_bin: Any) -> None:
+    for option, code, allowed in (("normsys", normsys, NORMSYS_CODES), ("histosys", histosys, HISTOSYS_CODES)):
+        if code not in allowed:
+            raise ModelError(f"{option}={code!r}: expected one of {', '.join(allowed)}")
+    for option, value in (("clip_sample_data", clip_sample), ("clip_bin_data", clip_bin)):
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if value is not None and not (number and np.isfinite(value)):
+            raise ModelError(f"{option}={value!r}: expected a finite number or None")
+    if histosys == "code2":
+        warnings.warn("histosys='code2' jumps at |alpha| = 1, as in pyhf: fits may stop there", stacklevel=4)
+
+
+def _rows(channels: Sequence[Channel]) -> list[Row]:
+    """Rows in pyhf's order: channels sorted by name, samples sorted by name within each."""
+    rows: list[Row] = []
+    first_cell = 0
+    for k, channel in enumerate(channels):
+        for sample in sorted(channel.samples, key=lambda sample: sample.name):
+            rows.append(Row(k, sample, first_cell))
+            first_cell += len(sample.data)
+    return rows
+
+
+def _occurrences(rows: Sequence[Row], channels: Sequence[Channel]) -> dict[tuple[str, str], list[Occurrence]]:
+    """Occurrences by (type, name), in pyhf's order of parameters.
+
+    pyhf goes through the types in alphabetic order and, within a type, through rows and then names; only parameters of
+    some types are sorted by name.
+    """
+    found: dict[tuple[str, str], list[Occurrence]] = {}
+    for index, row in enumerate(rows):
+        nominal = np.asarray(row.sample.data, dtype=np.float64)
+        channel = channels[row.channel].name
+        for modifier in sorted(row.sample.modifiers, key=lambda m: (m.name, m.type)):
+            occurrence = Occurrence(channel, row.sample.name, index, nominal, modifier.data)
+            found.setdefault((modifier.type, modifier.name), []).append(occurrence)
+    free = [key for kind in sorted(REGISTRY) for key in found if key[0] == kind and not REGISTRY[kind].by_name]
+    by_name = sorted((key for key in found if REGISTRY[key[0]].by_name), key=lambda key: key[1])
+    return {key: found[key] for key in [*free, *by_name]}
+
+
+def _parameter_sets(
+    occurrences: dict[tuple[str, str], list[Occurrence]], measurement: Measurement
+) -> dict[str, ParameterSet]:
+    configs = {config.name: config for config in measurement.parameters}
+    sets: dict[str, ParameterSet] = {}
+    for (kind, name), mine in occurrences.items():
+        if name not in sets:
+            sets[name] = REGISTRY[kind].parameter_set(name, mine, configs.get(name, ParameterConfig(name=name)))
+    if not sets:
+        raise ModelError("the workspace declares no modifier, so its likelihood has no parameter")
+    return sets
+
+
+def _parameter_names(sets: dict[str, ParameterSet]) -> tuple[str, ...]:
+    return tuple(
+        label for name, s in sets.items() for label in ([name] if s.scalar else [f"{name}[{i}]" for i in range(s.n)])
+    )
+
+
+def _poi(name: str, sets: dict[str, ParameterSet], first: dict[str, int]) -> int:
+    if not name:
+        return -1
+    if name not in sets or sets[name].n != 1:
+        raise ModelError(f"the POI {name!r} must be one parameter; it has {sets[name].n if name in sets else 0}")
+    return first[name]
+
+
+def _cells(
+    rows: Sequence[Row],
+    channels: Sequence[Channel],
+    occurrences: dict[tuple[str, str], list[Occurrence]],
+    first: dict[str, int],
+    n_params: int,
+) -> dict[str, Any]:
+    """Yields, the parameters that multiply them, and the per-bin uncertainties that constraints were made of."""
+    first_bin = np.cumsum([0, *(len(c.samples[0].data) for c in channels)])
+    row_factors: list[list[int]] = [[] for _ in rows]
+    cell_factors: list[list[int]] = [[] for row in rows for _ in range(row.n_bins)]
+    uncertainties: list[float] = []
+    uncertainty_cells: list[int] = []
+    uncertainty_params: list[int] = []
+    uncertainty_names: list[tuple[int, str, str, int]] = []
+    for (kind, name), mine in occurrences.items():
+        modifier = REGISTRY[kind]
+        if modifier.effect is Effect.ROW_FACTOR:
+            for occurrence in mine:
+                row_factors[occurrence.row].append(first[name])
+        elif modifier.effect is Effect.CELL_FACTOR:
+            start = _channel_starts(modifier, mine)
+            for occurrence in mine:
+                begin = rows[occurrence.row].first_cell
+                n = len(occurrence.nominal)
+                owners = range(first[name] + start[occurrence.channel], first[name] + start[occurrence.channel] + n)
+                for i, owner in enumerate(owners):
+                    cell_factors[begin + i].append(owner)
+                if (given := modifier.uncertainties(occurrence.data)) is not None:
+                    uncertainty_names.append((occurrence.row, kind, name, len(uncertainties)))
+                    uncertainties.extend(given)
+                    uncertainty_cells.extend(range(begin, begin + n))
+                    uncertainty_params.extend(owners)
+    return {
+        "nominal": np.concatenate([np.asarray(row.sample.data, dtype=np.float64) for row in rows]),
+        "rows": np.repeat(np.arange(len(rows), dtype=np.int32), [row.n_bins for row in rows]),
+        "bins": np.concatenate([first_bin[row.channel] + np.arange(row.n_bins) for row in rows]).astype(np.int32),
+        "row_factors": pad(row_factors, n_params),
+        "cell_factors": pad(cell_factors, n_params),
+        "uncertainties": np.asarray(uncertainties, dtype=np.float64),
+        "uncertainty_cells": np.asarray(uncertainty_cells, dtype=np.int32),
+        "uncertainty_params": np.asarray(uncertainty_params, dtype=np.int32),
+        "uncertainty_names": tuple(uncertainty_names),
+    }
+
+
+def _channel_starts(modifier: ModifierType, occurrences: Sequence[Occurrence]) -> dict[str, int]:
+    """The first parameter of each channel among those of a name."""
+    starts: dict[str, int] = {}
+    used = 0
+    for occurrence in occurrences:
+        if occurrence.channel not in starts:
+            starts[occurrence.channel] = used
+            used += len(occurrence.nominal) if modifier.per_channel else 0
+    return starts
+
+
+def _entries(
+    rows: Sequence[Row],
+    occurrences: dict[tuple[str, str], list[Occurrence]],
+    first: dict[str, int],
+    n_params: int,
+) -> dict[str, Any]:
+    """normsys entries, laid out so that the product over each row is a product over columns."""
+    groups: list[list[int]] = [[] for _ in rows]
+    flat: list[tuple[int, str, int, float, float]] = []
+    for (kind, name), mine in occurrences.items():
+        modifier = REGISTRY[kind]
+        if modifier.effect is Effect.INTERPOLATED_FACTOR:
+            for occurrence in mine:
+                groups[occurrence.row].append(len(flat))
+                flat.append(
+                    (occurrence.row, name, first[name], *modifier.variations(occurrence.data, occurrence.nominal))
+                )
+    chunks, owners = chunked(groups)
+    table = pad(chunks, len(flat))
+    params = np.array([*(parameter for _, _, parameter, *_ in flat), n_params], dtype=np.int32)
+    high = np.array([*(up for *_, up, _ in flat), 1.0])
+    low = np.array([*(down for *_, down in flat), 1.0])
+    chunk_rows = np.zeros(len(chunks), dtype=np.int32)
+    for row, owner in enumerate(owners):
+        chunk_rows[owner] = row
+    place = {int(entry): k for k, entry in enumerate(table.reshape(-1)) if entry < len(flat)}
+    return {
+        "params": params[table],
+        "hi": high[table],
+        "lo": low[table],
+        "chunk_rows": chunk_rows,
+        "row_chunks": pad(owners, len(chunks)),
+        "names": tuple((row, name, place[k]) for k, (row, name, *_) in enumerate(flat)),
+    }
+
+
+def _shifts(
+    rows: Sequence[Row],
+    occurrences: dict[tuple[str, str], list[Occurrence]],
+    first: dict[str, int],
+    nominal: np.ndarray,
+) -> dict[str, Any]:
+    """Odd and even parts of the histosys shifts, one matrix row per parameter and part."""
+    mine = {name: found for (kind, name), found in occurrences.items() if REGISTRY[kind].effect is Effect.SHIFT}
+    kind_of = {name: kind for kind, name in occurrences if REGISTRY[kind].effect is Effect.SHIFT}
+    row_names: list[list[str]] = [[] for _ in rows]
+    high: list[float] = []
+    low: list[float] = []
+    owners: list[int] = []
+    cells: list[int] = []
+    for k, (name, found) in enumerate(mine.items()):
+        for occurrence in found:
+            up, down = REGISTRY[kind_of[name]].variations(occurrence.data, occurrence.nominal)
+            begin = rows[occurrence.row].first_cell
+            high.extend(up)
+            low.extend(down)
+            cells.extend(range(begin, begin + len(up)))
+            owners.extend([k] * len(up))
+            row_names[occurrence.row].append(name)
+    # Turned into arrays once: one by one, the small arrays of each occurrence would take most of the time of reading.
+    above, below = np.array(high) - nominal[cells], np.array(low) - nominal[cells]
+    shifts = np.zeros((2, len(mine), len(nominal)))
+    shifts[0, owners, cells] = 0.5 * (above - below)
+    shifts[1, owners, cells] = 0.5 * (above + below)
+    return {
+        "params": np.array([first[name] for name in mine], dtype=np.int32),
+        "shifts": shifts,
+        "names": tuple(mine),
+        "row_names": tuple(tuple(names) for names in row_names),
+    }
+
+
+def _constraints(sets: dict[str, ParameterSet], first: dict[str, int]) -> dict[str, np.ndarray]:
+    """Auxiliary data in pyhf's order, and which parameter each of them constrains."""
+    auxdata: list[np.ndarray] = []
+    index: dict[Constraint, list[np.ndarray]] = {Constraint.NORMAL: [], Constraint.POISSON: []}
+    places: dict[Constraint, list[np.ndarray]] = {Constraint.NORMAL: [], Constraint.POISSON: []}
+    scale: dict[Constraint, list[np.ndarray]] = {Constraint.NORMAL: [], Constraint.POISSON: []}
+    used = 0
+    for name, s in sets.items():
+        if s.constraint is Constraint.NONE or s.auxdata is None:
+            continue
+        auxdata.append(s.auxdata)
+        index[s.constraint].append(first[name] + np.arange(s.n))
+        places[s.constraint].append(used + np.arange(s.n))
+        weight = s.width if s.constraint is Constraint.NORMAL else s.factor
+        assert weight is not None
+        scale[s.constraint].append(weight)
+        used += s.n
+
+    def join(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
+        return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+    return {
+        "auxdata": join(auxdata, np.float64),
+        "normal_params": join(index[Constraint.NORMAL], np.int32),
+        "normal_aux": join(places[Constraint.NORMAL], np.int32),
+        "poisson_params": join(index[Constraint.POISSON], np.int32),
+        "poisson_aux": join(places[Constraint.POISSON], np.int32),
+        "widths": join(scale[Constraint.NORMAL], np.float64),
+        "tau": join(scale[Constraint.POISSON], np.float64),
+    }
+
+
+def _observed(workspace: Workspace, channels: Sequence[Channel]) -> np.ndarray:
+    counts = {observation.name: observation.data for observation in workspace.observations}
+    return np.concatenate([np.asarray(counts[channel.name], dtype=np.float64) for channel in channels])
+
+
+def _warn(sets: dict[str, ParameterSet], occurrences: dict[tuple[str, str], list[Occurrence]]) -> None:
+    """Says what the types have to say of their modifiers; pyhf is silent about it."""
+    for (kind, name), mine in occurrences.items():
+        for text in REGISTRY[kind].warnings(name, mine, sets[name]):
+            warnings.warn(text, stacklevel=4)
