@@ -228,7 +228,7 @@ def filled(problem: Problem, histograms: jax.Array) -> Any:
 def expected_uncertainty(problem: Problem, histograms: jax.Array) -> jax.Array:
     """Uncertainty of s in the fit of the Asimov data, from the inverse Hessian with all free parameters profiled."""
     model = filled(problem, histograms)
-    return nextstat.fit(model, model.asimov_data()).mu_uncertainty
+    return nextstat.fit(model, data=model.asimov_data()).mu_uncertainty
 
 
 def train(settings: Settings, seed: int, benchmark: int | None) -> tuple[Any, np.ndarray]:

@@ -98,7 +98,7 @@ def by_stack(options: argparse.Namespace) -> dict:
     start = time.perf_counter()
     import jax
 
-    from nextstat_jax._inference._stack import stack_patches
+    from nextstat_jax import stack_patches
 
     imported = time.perf_counter() - start
     read, stack = timed(lambda: stack_patches(*paths()))
@@ -128,18 +128,18 @@ def by_single_calls(options: argparse.Namespace) -> dict:
     import jax
 
     import nextstat_jax as nextstat
-    from nextstat_jax._inference._asymptotics import asymptotic_test
+    from nextstat_jax import hypotest
 
     imported = time.perf_counter() - start
     background, patches = paths()
 
     def point(patch: Any) -> Any:
-        return jax.block_until_ready(asymptotic_test(nextstat.from_pyhf(background, patch=patch), 1.0))
+        return jax.block_until_ready(hypotest(nextstat.from_pyhf(background, patch=patch), 1.0))
 
     reading, grid = timed(lambda: nextstat.PatchSet.read(patches))
     cold, _ = timed(lambda: point(grid.patches[0]))
     warm_reading, models = timed(lambda: [nextstat.from_pyhf(background, patch=patch) for patch in grid])
-    warm, results = timed(lambda: [jax.block_until_ready(asymptotic_test(model, 1.0)) for model in models])
+    warm, results = timed(lambda: [jax.block_until_ready(hypotest(model, 1.0)) for model in models])
     return {
         "n_points": len(grid),
         "import_seconds": imported,
@@ -154,7 +154,7 @@ def by_single_calls(options: argparse.Namespace) -> dict:
 def by_reading_alone(options: argparse.Namespace) -> dict:
     """Ours, reading only: the patch set as a whole, and with ``from_pyhf`` for each point."""
     import nextstat_jax as nextstat
-    from nextstat_jax._inference._stack import stack_patches
+    from nextstat_jax import stack_patches
 
     background, patches = paths()
     grid = nextstat.PatchSet.read(patches)

@@ -13,6 +13,7 @@ from ._base._errors import ModelError as ModelError
 from ._base._errors import NextstatError as NextstatError
 from ._base._errors import WorkspaceError as WorkspaceError
 from ._batches._batched import batched as batched
+from ._batches._run import Run as Run
 from ._inference._asymptotics import Discovery as Discovery
 from ._inference._asymptotics import HypoTest as HypoTest
 from ._inference._asymptotics import discovery as discovery
@@ -41,6 +42,9 @@ from ._inference._profile import qmu_tilde as qmu_tilde
 from ._inference._profile import qmu_tilde_test as qmu_tilde_test
 from ._inference._profile import z0 as z0
 from ._inference._profile import zmu as zmu
+from ._inference._profile import zmu_plain as zmu_plain
+from ._inference._profile import zmu_tilde as zmu_tilde
+from ._inference._result import Result as Result
 from ._inference._scan import ScanResult as ScanResult
 from ._inference._scan import profile_scan as profile_scan
 from ._inference._stack import ModelStack as ModelStack
@@ -48,14 +52,16 @@ from ._inference._stack import stack_models as stack_models
 from ._inference._stack import stack_patches as stack_patches
 from ._inference._yields import Yields as Yields
 from ._inference._yields import yields as yields
+from ._model._base import Model as Model
 from ._model._model import HistFactoryModel as HistFactoryModel
 from ._model._model import Parameter as Parameter
 from ._model._model import asimov_data as asimov_data
-from ._model._model import from_pyhf as from_pyhf
+from ._model._reading import from_pyhf as from_pyhf
+from ._model._reparametrized import Reparametrized as Reparametrized
+from ._model._reparametrized import reparametrize as reparametrize
+from ._toys._distributions import ToyDistributions as ToyDistributions
 from ._toys._hypotest import hypotest as hypotest
 from ._toys._results import ToyFits as ToyFits
-from ._toys._tests import ToyDistributions as ToyDistributions
-from ._toys._tests import ToyHypoTest as ToyHypoTest
 from ._toys._toys import fit_toys as fit_toys
 from ._toys._toys import sample_toys as sample_toys
 from ._toys._toys import stream_toys as stream_toys
@@ -66,8 +72,12 @@ from ._training._sessions import create_session as create_session
 from ._training._sessions import nll_loss as nll_loss
 from ._training._sessions import profiled_q0_loss as profiled_q0_loss
 from ._training._sessions import profiled_qmu_loss as profiled_qmu_loss
+from ._training._sessions import profiled_qmu_plain_loss as profiled_qmu_plain_loss
+from ._training._sessions import profiled_qmu_tilde_loss as profiled_qmu_tilde_loss
 from ._training._sessions import profiled_z0_loss as profiled_z0_loss
 from ._training._sessions import profiled_zmu_loss as profiled_zmu_loss
+from ._training._sessions import profiled_zmu_plain_loss as profiled_zmu_plain_loss
+from ._training._sessions import profiled_zmu_tilde_loss as profiled_zmu_tilde_loss
 from ._training._sessions import warm_start as warm_start
 from ._training._shaping import bandwidth_schedule as bandwidth_schedule
 from ._training._shaping import guard_empty_bins as guard_empty_bins
@@ -75,6 +85,7 @@ from ._training._shaping import monotone_edges as monotone_edges
 from ._training._shaping import raw_edges as raw_edges
 from ._training._soft_histogram import SoftHistogram as SoftHistogram
 from ._training._soft_histogram import soft_histogram as soft_histogram
+from ._workspace._example import example_workspace as example_workspace
 from ._workspace._patches import PatchSet as PatchSet
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax
-from nextstat_jax.demo._workspace import demo_workspace
+from nextstat_jax import example_workspace
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'nextstat-jax[torch]'")
 
@@ -105,7 +105,7 @@ def test_each_word_of_the_vocabulary():
     """Physics on the left, the name of the interface on the right."""
     import nextstat_jax as nextstat
 
-    model = nextstat.from_pyhf(demo_workspace())
+    model = nextstat.from_pyhf(example_workspace())
     assert len(model.parameters()) == model.n_params
     assert np.isfinite(float(nextstat.fit(model).mu))
     session = nextstat.create_profiled_session(model, "signal")

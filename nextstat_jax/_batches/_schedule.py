@@ -88,7 +88,14 @@ def join(parts: Sequence[Any], order: np.ndarray) -> Any:
         joined = jnp.concatenate(parts)
         return joined if in_order else joined[order]
     # NumPy reads the memory of the CPU's arrays, and needs no compilation for each shape.
-    return jnp.asarray(np.concatenate([np.asarray(x) for x in parts])[order])
+    return jax.device_put(np.concatenate([np.asarray(x) for x in parts])[order])
+
+
+def rows_of(x: Any, rows: np.ndarray) -> Any:
+    """Entries of an array along its first axis; on a CPU without compiling anything for its length."""
+    if not isinstance(x, jax.Array):
+        return np.asarray(x)[rows]
+    return x[rows] if not isinstance(x.dtype, np.dtype) or _platform([x]) != "cpu" else np.asarray(x)[rows]
 
 
 def _platform(leaves: Sequence[Any]) -> str:

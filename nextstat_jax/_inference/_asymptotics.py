@@ -6,33 +6,39 @@ from the conditional fit to the data at the alternative hypothesis: mu = 0 for l
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.scipy.special import log_ndtr, ndtr
+from jax import Array
+from jax.scipy.special import ndtr
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import as_array, concrete
+from .._base._compiled import choose
+from .._base._doors import as_array, concrete, no_type_check, scalar
 from .._base._errors import FitError
 from .._base._numerics import safe_sqrt
-from .._base._tables import dataframe, plain, text_table
-from .._likelihood._histfactory import Likelihood, expected
 from .._minimize import _status
-from .._minimize._implicit import attach, value_at_minimum
-from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, bound_below, require_free_poi, require_model
-from ._fit import OBJECTIVE, Conditions, args_of, at, margin, no_fit, pins_of, solve_best, unconditional
+from .._model._base import Model, Subject, check_bounds, subject
+from ._driver import ask
+from ._fit import several_minima
+from ._points import blank_rows, expected_of, held_rows, response, settle_rows
+from ._profile import DEFICIT
+from ._question import Ask, Course, Question, question
+from ._result import Result, result, static
+from ._rows import Facts, First, Rows, facts_of
+from ._search import Found
+from ._settle import known, settle_free
+from ._statistics import BANDS, STATISTICS, Statistic, statistic_of
 
-TEST_STATISTICS = ("qtilde", "q", "q0")
-# How many standard deviations the background fluctuates in the five expected results: the first excludes most.
-BANDS = (-2, -1, 0, 1, 2)
+_LABELS = {"cls": "CLs", "clsb": "CLsb", "clb": "CLb"}
 
 
-class HypoTest(eqx.Module):
+@result
+class HypoTest(Result):
     """A test of one or several values of the parameter of interest.
 
     Attributes:
@@ -48,9 +54,16 @@ class HypoTest(eqx.Module):
         statistic_asimov: Test statistic of the Asimov data set, q_A; NaN where toys were used.
         mu_hat: Best fit of the parameter of interest.
         status: The worst status of the fits behind each value; ``message`` is its sentence.
-        test_stat: ``"qtilde"``, ``"q"`` or ``"q0"``.
+        next_minimum: The least distance, in the NLL, of another minimum from one of the fits behind the test; +inf
+            where all starts agree. Shape ().
+        test_stat: Name of the statistic.
         calculator: ``"asymptotic"`` or ``"toys"``.
         parameter: Name of the parameter of interest.
+        cls_error: With toys, the statistical uncertainty of ``cls``; else None.
+        clsb_error: The same for ``clsb``: the standard deviation of its posterior for a uniform prior, the binomial one
+            for many toys, and not 0 where no toy or every toy passes.
+        clb_error: The same for ``clb``.
+        distributions: With toys, their test statistics under both hypotheses; else None.
     """
 
     mu: Float[Array, "*mu"]
@@ -64,61 +77,80 @@ class HypoTest(eqx.Module):
     statistic_asimov: Float[Array, "*mu"]
     mu_hat: Float[Array, "*mu"]
     status: Int[Array, "*mu"]
-    test_stat: str = eqx.field(static=True)
-    calculator: str = eqx.field(static=True)
-    parameter: str = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    test_stat: str = static()
+    calculator: str = static()
+    parameter: str = static()
+    cls_error: Float[Array, "*mu"] | None = None
+    clsb_error: Float[Array, "*mu"] | None = None
+    clb_error: Float[Array, "*mu"] | None = None
+    distributions: Any = None
+
+    _single: ClassVar[tuple[str, int]] = ("next_minimum", 0)
+
+    @property
+    def defined(self) -> Bool[Array, "*mu"]:
+        """Whether CLs has a value: with toys, where any of the alternative reaches the observed statistic (CLb > 0)."""
+        return ~jnp.isnan(self.cls)
+
+    @property
+    def converged(self) -> Bool[Array, "*mu"]:
+        """Whether all fits found their minimum and, with toys, what the test reports has a value."""
+        has_value = self.distributions is None or self.defined | (STATISTICS[self.test_stat].reports != "cls")
+        return super().converged & has_value
 
     @property
     def p_value(self) -> Float[Array, "*batch"]:
         """What the test reports: CLs, or CLsb for the discovery statistic."""
-        return self.clsb if self.test_stat == "q0" else self.cls
+        return getattr(self, STATISTICS[self.test_stat].reports)
 
     @property
     def p_value_expected(self) -> Float[Array, "*batch 5"]:
         """The same, expected at -2 to +2 standard deviations, shape (..., 5)."""
-        return self.clsb_expected if self.test_stat == "q0" else self.cls_expected
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether all fits found their minimum."""
-        return self.status == _status.CONVERGED
+        return getattr(self, f"{STATISTICS[self.test_stat].reports}_expected")
 
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it."""
-        return _status.message(self.status)
+        text = super().message + several_minima(np.min(np.asarray(self.next_minimum)))
+        return text if self.distributions is None else text + self.distributions.remarks(self)
+
+    def merge(self, other: HypoTest) -> HypoTest:
+        """The test with the toys of both: made with another seed, or with ``first_toy`` after the first set's last.
+
+        Raises:
+            FitError: If one of them has no toys, the tests or their data differ, or some toys are in both.
+        """
+        if self.distributions is None or other.distributions is None:
+            raise FitError("only tests that were made with calculator='toys' can be merged")
+        return self.distributions.merged(self, other)
 
     def _columns(self) -> dict[str, np.ndarray]:
-        columns = {"mu": self.mu, "CLs": self.cls, "CLsb": self.clsb, "CLb": self.clb}
+        columns: dict[str, Any] = {"mu": self.mu}
+        for name in ("cls", "clsb", "clb"):
+            error = getattr(self, f"{name}_error")
+            columns[_LABELS[name]] = getattr(self, name)
+            columns |= {} if error is None else {f"+- {_LABELS[name]}": error}
         bands = np.asarray(self.p_value_expected).reshape(-1, len(BANDS)).T
-        name = "CLsb" if self.test_stat == "q0" else "CLs"
+        name = _LABELS[STATISTICS[self.test_stat].reports]
         columns |= {
             f"{name} {n:+d} sigma" if n else f"{name} expected": band for n, band in zip(BANDS, bands, strict=True)
         }
-        columns |= {"q": self.statistic, "q_A": self.statistic_asimov}
+        columns |= {"q": self.statistic}
+        columns |= {"q_A": self.statistic_asimov} if self.distributions is None else {}
         return {key: np.asarray(value).reshape(-1) for key, value in columns.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where a number is not finite)."""
-        names = ("mu", "cls", "clsb", "clb", "cls_expected", "clsb_expected", "clb_expected")
-        names += ("statistic", "statistic_asimov", "mu_hat", "converged")
-        numbers = {name: plain(getattr(self, name)) for name in names}
-        labels = {"test_stat": self.test_stat, "calculator": self.calculator, "parameter": self.parameter}
-        return {**labels, **numbers, "status": self.message}
+    def _facts(self) -> dict[str, Any]:
+        facts = {name: x for name, x in super()._facts().items() if x is not None and name != "distributions"}
+        toys = {} if self.distributions is None else {"n_toys": self.distributions.n_toys}
+        return facts | {"defined": self.defined} | toys
 
-    def to_dataframe(self) -> Any:
-        """One row for each tested value, as a pandas data frame."""
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.mu) or self.mu.ndim > 1:
-            return f"HypoTest(mu={self.mu!r}, cls={self.cls!r})"
-        head = f"HypoTest of {self.parameter} ({self.test_stat}, {self.calculator}): {self.message}"
-        columns = self._columns()
-        return text_table(list(columns), zip(*columns.values(), strict=True), head)
+    def _title(self) -> str:
+        return f"HypoTest of {self.parameter} ({self.test_stat}, {self.calculator}): {self.message}"
 
 
-class Discovery(eqx.Module):
+@result
+class Discovery(Result):
     """The test of "no signal", observed and expected.
 
     Attributes:
@@ -131,6 +163,7 @@ class Discovery(eqx.Module):
         mu_hat: Best fit of the parameter of interest.
         mu_expected: Signal strength behind the expected values.
         status: The worst status of the fits.
+        next_minimum: As in ``HypoTest``.
         parameter: Name of the parameter of interest.
     """
 
@@ -143,47 +176,203 @@ class Discovery(eqx.Module):
     mu_hat: Float[Array, ""]
     mu_expected: Float[Array, ""]
     status: Int[Array, ""]
-    parameter: str = eqx.field(static=True)
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether all fits found their minimum."""
-        return self.status == _status.CONVERGED
+    next_minimum: Float[Array, ""]
+    parameter: str = static()
 
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it."""
-        return _status.message(self.status)
+        return super().message + several_minima(np.min(np.asarray(self.next_minimum)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where a number is not finite)."""
-        names = ("q0", "z0", "p0", "q0_expected", "z0_expected", "p0_expected", "mu_hat", "mu_expected", "converged")
-        return {"parameter": self.parameter, **{n: plain(getattr(self, n)) for n in names}, "status": self.message}
-
-    def __repr__(self) -> str:
-        if not concrete(self.q0) or self.q0.ndim:
-            return f"Discovery(q0={self.q0!r}, q0_expected={self.q0_expected!r})"
-        mu_expected = f"expected at {self.parameter} = {float(self.mu_expected):g}"
-        rows = [
-            ("observed", self.q0, self.z0, self.p0, self.mu_hat),
-            (mu_expected, self.q0_expected, self.z0_expected, self.p0_expected, self.mu_expected),
-        ]
-        return text_table(["", "q0", "Z0", "p0", "mu-hat"], rows, f"Discovery: {self.message}")
+    def _columns(self) -> dict[str, Any]:
+        observed = (self.q0, self.z0, self.p0, self.mu_hat)
+        expected = (self.q0_expected, self.z0_expected, self.p0_expected, self.mu_expected)
+        names = ("q0", "z0", "p0", "mu_hat")
+        which = ["observed", f"expected at {self.parameter} = {float(self.mu_expected):g}"]
+        pairs = zip(names, observed, expected, strict=True)
+        return {"": which, **{name: [float(a), float(b)] for name, a, b in pairs}}
 
 
-def asymptotic_test(model: HistFactoryModel, mu: Any = 1.0, data: Any = None, *, test_stat: str = "qtilde") -> HypoTest:
+class _Fits(NamedTuple):
+    """State of a test.
+
+    Attributes:
+        stage: 0: fits to the data are wanted; 1: fits to the Asimov data set; 2: nothing.
+        center: The unconditional fit, shape (n_params,).
+        rate: How the other parameters follow the one of interest, shape (n_params, 1).
+        alternative: Conditional fit to the data at the alternative hypothesis, leading axis 1.
+        data: Conditional fits to the data, leading axis n_mu.
+        asimov: Conditional fits to the Asimov data set, leading axis n_mu.
+        asimov_data: The Asimov data set.
+    """
+
+    stage: Array
+    center: Array
+    rate: Array
+    alternative: Found
+    data: Found
+    asimov: Found
+    asimov_data: Array
+
+
+class Statistics(NamedTuple):
+    """The statistics of a test, each of shape (n_mu,) but for ``mu_hat``, a scalar."""
+
+    data: Array
+    asimov: Array
+    mu_hat: Array
+    deficit: Array
+    status: Array
+
+
+@question
+class Test(Question):
+    """Tests of n_mu values: the statistics of the data and of the Asimov data set.
+
+    Attributes:
+        where: Index of the parameter of interest, shape (1,).
+        mu: Tested values, shape (n_mu,).
+        alternative: Value behind the Asimov data set, a scalar.
+        statistic: Name of the statistic.
+        single: Whether one value was given rather than a list.
+    """
+
+    where: Any
+    mu: Any
+    alternative: Any
+    statistic: str = static()
+    single: bool = static()
+
+    flat: ClassVar[bool] = False
+
+    def columns(self, facts: Facts) -> tuple[Any, Any]:
+        """Those of the parameter of interest."""
+        return self.where[0], -1
+
+    def begin(self, facts: Facts, first: First) -> _Fits:
+        """With the fits to the data."""
+        n = len(self.mu)
+        nothing = blank_rows(facts.likelihood, facts.data, n)
+        one = blank_rows(facts.likelihood, facts.data, 1)
+        return _Fits(
+            jnp.array(0),
+            first.found.minimum.y,
+            response(first.columns[:1], self.where),
+            one,
+            nothing,
+            nothing,
+            facts.data,
+        )
+
+    def ask(self, facts: Facts, state: _Fits) -> Ask:
+        """Fits to the data at the tested values and at the alternative; then to the Asimov data set."""
+        n = len(self.mu)
+        alternative = state.alternative.minimum.y[0]
+        centers = jnp.concatenate(
+            [jnp.broadcast_to(x, (k, len(x))) for x, k in ((state.center, n + 1), (alternative, n))]
+        )
+        values = jnp.concatenate([jnp.asarray(self.mu), jnp.asarray(self.alternative)[None], jnp.asarray(self.mu)])
+        start, held = held_rows(facts.likelihood, centers, self.where, values[:, None], state.rate)
+        to_asimov = jnp.arange(2 * n + 1) > n
+        return Ask(Rows.of(start, held, on_asimov=to_asimov, wanted=(state.stage == 1) == to_asimov), state.asimov_data)
+
+    def tell(self, facts: Facts, state: _Fits, first: First, found: Found) -> _Fits:
+        """The Asimov data set follows from the fit at the alternative."""
+        n = len(self.mu)
+        data, alternative, asimov = (_rows(found, a, b) for a, b in ((0, n), (n, n + 1), (n + 1, 2 * n + 1)))
+        minimum = _rows(alternative, 0, 1).minimum
+        made = facts.likelihood.expected_at(minimum.y[0], minimum.aux[0])
+        before = state._replace(stage=jnp.array(1), alternative=alternative, data=data, asimov_data=made)
+        after = state._replace(stage=jnp.array(2), asimov=asimov)
+        return choose(state.stage == 0, before, after)
+
+    def done(self, state: _Fits) -> Array:
+        """After both passes."""
+        return state.stage == 2
+
+    def statistics(self, facts: Facts, course: Course) -> Statistics:
+        """q of the data and of the Asimov data set, with all their derivatives."""
+        likelihood, data, state = facts.likelihood, facts.data, course.state
+        free = settle_free(likelihood, data, course.first.found.minimum)
+        mu = jnp.asarray(self.mu)
+        other = settle_rows(likelihood, data, state.alternative.minimum, self.where, self._alternatives(1))
+        asimov = known(expected_of, state.asimov_data, likelihood, other.params[0])
+        gap = settle_rows(likelihood, data, state.data.minimum, self.where, mu[:, None]).value - free.value
+        # The Asimov data set is fitted exactly by what it was made from: its best fit is the alternative, the deviance
+        # there 0.
+        gap_asimov = settle_rows(likelihood, asimov, state.asimov.minimum, self.where, mu[:, None]).value
+        statistic = STATISTICS[self.statistic]
+        mu_hat = free.params[self.where[0]]
+        alternative = jnp.asarray(self.alternative)
+        deficit = jnp.where(jnp.isfinite(gap), jnp.maximum(-gap, 0.0), 0.0)
+        fits = (state.data, state.asimov, course.first.found, state.alternative)
+        status = _status.worst(*(fit.minimum.status for fit in fits))
+        status = jnp.where((status == _status.CONVERGED) & (deficit > DEFICIT), _status.INCONSISTENT, status)
+        q, q_asimov = statistic.of(gap, mu_hat, mu), statistic.of(gap_asimov, alternative, mu)
+        return Statistics(q, q_asimov, mu_hat, deficit, status)
+
+    def _alternatives(self, n: int) -> Array:
+        return jnp.broadcast_to(jnp.asarray(self.alternative), (n, 1))
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Any, ...]:
+        """The arrays of ``HypoTest``, in its order."""
+        found, statistic = self.statistics(facts, course), STATISTICS[self.statistic]
+        observed = statistic.p_values(found.data, found.asimov)
+        bands = statistic.expected_p_values(jnp.asarray(BANDS, found.data.dtype), found.asimov)
+        mu_hat = jnp.broadcast_to(found.mu_hat, found.data.shape)
+        parts = (jnp.asarray(self.mu), *observed, *bands, found.data, found.asimov, mu_hat, found.status)
+        return *(x[0] if self.single else x for x in parts), course.above
+
+
+@question
+class DiscoveryTest(Test):
+    """The test of 0, as ``Discovery`` shows it."""
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Any, ...]:
+        """The arrays of ``Discovery``, in its order."""
+        found = self.statistics(facts, course)
+        q, q_expected = found.data[0], found.asimov[0]
+        z, z_expected = safe_sqrt(q), safe_sqrt(q_expected)
+        expected = q_expected, z_expected, ndtr(-z_expected)
+        alternative = jnp.asarray(self.alternative)
+        return q, z, ndtr(-z), *expected, found.mu_hat, alternative, found.status[0], course.above
+
+
+def _rows(found: Found, first: int, last: int) -> Found:
+    return jax.tree.map(lambda x: x[first:last], found)
+
+
+@no_type_check
+def asymptotic_test(
+    model: Model,
+    mu: ArrayLike = 1.0,
+    *,
+    data: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    test_stat: str = "qtilde",
+) -> HypoTest:
     """``hypotest`` with ``calculator="asymptotic"``; arguments as there."""
-    mu = check_test(model, mu, test_stat)
-    data = as_data(model, data)
-    likelihood = (bound_below(model) if test_stat == "qtilde" else model).likelihood
-    alternative = jnp.asarray(1.0 if test_stat == "q0" else 0.0, likelihood.dtype)
-    fits = solve_tests(likelihood, data, jnp.atleast_1d(mu), alternative)
-    parts = _evaluate(likelihood, data, fits, jnp.atleast_1d(mu), alternative, test_stat)
-    parts = parts if mu.ndim else jax.tree.map(lambda x: x[0], parts)
-    return HypoTest(mu, *parts, test_stat=test_stat, calculator="asymptotic", parameter=model.names.poi)
+    statistic = statistic_of(test_stat)
+    about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
+    tested = check_tested(model, about, mu, statistic)
+    values = tested.reshape(-1)
+    asked = Test(about.place[None], values, _number(statistic.alternative, values), test_stat, tested.ndim == 0)
+    parts = ask(asked, facts_of(about))
+    return HypoTest(*parts, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
 
 
-def discovery(model: HistFactoryModel, data: Any = None, *, mu: Any = 1.0) -> Discovery:
+def _number(value: Any, like: Any) -> np.ndarray:
+    return np.asarray(value, like.dtype)
+
+
+@no_type_check
+def discovery(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    mu: ArrayLike = 1.0,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Discovery:
     """Tests the background-only hypothesis, and says what significance to expect.
 
     Args:
@@ -191,6 +380,7 @@ def discovery(model: HistFactoryModel, data: Any = None, *, mu: Any = 1.0) -> Di
         data: As in ``fit``.
         mu: Signal strength behind the expected significance. Its Asimov data set takes the nuisance parameters of the
             conditional fit to the data at this value.
+        fixed: Other parameters to hold, as in ``fit``.
 
     Returns:
         ``Discovery``, differentiable with respect to model, data and ``mu``.
@@ -202,257 +392,40 @@ def discovery(model: HistFactoryModel, data: Any = None, *, mu: Any = 1.0) -> Di
     References:
         arXiv:1007.1727, equations 12, 52 and 53 and section 4.2.
     """
-    check_test(model, 0.0, "q0")
-    alternative = as_array(mu, "mu", model.likelihood.dtype)
-    if alternative.ndim:
-        raise FitError(f"mu has shape {alternative.shape}: give one number, or vmap over several")
+    about = subject(model, data, fixed, free_poi=True)
+    alternative = scalar(mu, "mu", about.likelihood.dtype)
     if concrete(alternative):
-        if not np.isfinite(alternative):
-            raise FitError(f"mu is {alternative}: give a finite number")
-        _check_bounds(model, [float(alternative)])
-    likelihood, data = model.likelihood, as_data(model, data)
-    zero = jnp.zeros((1,), likelihood.dtype)
-    fits = solve_tests(likelihood, data, zero, alternative)
-    parts = jax.tree.map(lambda x: x[0], _evaluate(likelihood, data, fits, zero, alternative, "q0"))
-    z, z_expected = safe_sqrt(parts.statistic), safe_sqrt(parts.statistic_asimov)
-    return Discovery(
-        parts.statistic,
-        z,
-        ndtr(-z),
-        parts.statistic_asimov,
-        z_expected,
-        ndtr(-z_expected),
-        parts.mu_hat,
-        alternative,
-        parts.status,
-        model.names.poi,
-    )
+        check_bounds(model, about, [float(alternative)])
+    asked = DiscoveryTest(about.place[None], np.zeros(1, about.likelihood.dtype), alternative, "q0", single=True)
+    check_bounds(model, about, [0.0])
+    return Discovery(*ask(asked, facts_of(about)), parameter=about.poi_name)
 
 
-def check_test(model: HistFactoryModel, mu: Any, test_stat: str) -> Array:
-    """Refuses at the door what no test can use; returns ``mu`` as an array of shape () or (n_mu,)."""
-    require_model(model)
-    require_free_poi(model)
-    if test_stat not in TEST_STATISTICS:
-        raise FitError(f"test_stat={test_stat!r}: expected one of {', '.join(map(repr, TEST_STATISTICS))}")
-    mu = as_array(mu, "mu", model.likelihood.dtype)
+def check_tested(model: Model, about: Subject, mu: Any, statistic: Statistic, name: str = "mu") -> Any:
+    """Refuses at the door what no test can use; returns ``mu`` as an array of shape () or (n_mu,).
+
+    Args:
+        model: The model.
+        about: What the test is about.
+        mu: Tested values.
+        statistic: The statistic.
+        name: What messages call the values.
+    """
+    mu = as_array(mu, name, about.likelihood.dtype)
     if mu.ndim > 1 or mu.size == 0:
-        raise FitError(f"mu has shape {mu.shape}: give one number or a list of them")
+        raise FitError(f"{name} has shape {mu.shape}: give one number or a list of them")
     if not concrete(mu):
         return mu
     values = np.atleast_1d(np.asarray(mu))
     if not np.isfinite(values).all():
-        raise FitError(f"mu is {values[np.argmin(np.isfinite(values))]}: give a finite number")
-    if test_stat == "q0" and values.any():
-        raise FitError(f"mu is {values[np.argmax(values != 0)]:g}, but q0 tests mu = 0: use test_stat='q' or mu=0")
-    if test_stat == "qtilde" and (values < 0).any():
-        raise FitError(f"mu is {values.min():g}, but qtilde tests signals that cannot be negative: use test_stat='q'")
-    alternative = 1.0 if test_stat == "q0" else 0.0
-    _check_bounds(model, [*values.tolist(), alternative])
-    return mu
-
-
-def _check_bounds(model: HistFactoryModel, values: list[float]) -> None:
-    """``FitError`` for hypotheses outside the bounds of the parameter of interest."""
-    k, name = model.likelihood, model.names.poi
-    if not (concrete(k.lower) and concrete(k.upper)):
-        return
-    lower, upper = (float(np.asarray(end)[k.structure.poi]) for end in (k.lower, k.upper))
-    for value in values:
-        if not lower <= value <= upper:
-            raise FitError(
-                f"mu is {value:g}, outside the bounds [{lower:g}, {upper:g}] of {name}: widen them with "
-                f"model.replace_bounds({name!r}, ...)"
-            )
-
-
-class Fits(NamedTuple):
-    """The fits behind a test of n_mu values: two to the data alone, then one to each data set for each value.
-
-    Attributes:
-        free: Unconditional fit to the data.
-        alternative: Conditional fit to the data at the alternative hypothesis; the Asimov data set is made from it.
-        data: Conditional fits to the data, leading axis n_mu.
-        asimov: Conditional fits to the Asimov data set, leading axis n_mu.
-    """
-
-    free: Minimum
-    alternative: Minimum
-    data: Minimum
-    asimov: Minimum
-
-
-def solve_tests(likelihood: Likelihood, data: Array, mu: Array, alternative: Array) -> Fits:
-    """All fits of a test; not differentiated."""
-    return _solve_tests(*lax.stop_gradient((likelihood, data, mu, alternative)))
-
-
-@jax.jit
-def _solve_tests(likelihood: Likelihood, data: Array, mu: Array, alternative: Array) -> Fits:
-    poi = likelihood.structure.poi
-
-    def one(carry: _Carry, row: tuple[Array, Array, Array]) -> tuple[_Carry, Minimum]:
-        kind, value, held = row
-        on_asimov = kind == _ASIMOV
-        # Each fit starts from the nuisance parameters of the last one to the same data: the minimum is the same, the
-        # way shorter.
-        warm = jnp.where(on_asimov, carry.to_asimov, jnp.where(kind == _AGAIN, carry.lowest.y, carry.to_data))
-        start = warm.at[poi].set(jnp.where(held[poi], value, warm[poi]))
-
-        def solve() -> Minimum:
-            return solve_best(likelihood, jnp.where(on_asimov, carry.asimov, data), Conditions(start, held))
-
-        missed = carry.lowest.value < carry.free.value - margin(carry.free.value)
-        minimum = lax.cond((kind == _AGAIN) & ~missed, lambda: carry.free, solve)
-        free = jax.tree.map(
-            lambda new, old: jnp.where((kind == _FREE) | (kind == _AGAIN), new, old), minimum, carry.free
+        raise FitError(f"{name} is {values[np.argmin(np.isfinite(values))]}: give a finite number")
+    if statistic.tested is not None and (values != statistic.tested).any():
+        wrong, only = values[np.argmax(values != statistic.tested)], f"mu = {statistic.tested:g}"
+        hint = f"use test_stat='q' or {name}={statistic.tested:g}"
+        raise FitError(f"{name} is {wrong:g}, but {statistic.name} tests {only}: {hint}")
+    if statistic.bounded and (values < 0).any():
+        raise FitError(
+            f"{name} is {values.min():g}, but {statistic.name} tests signals that cannot be negative: use test_stat='q'"
         )
-        inside = (minimum.y[poi] >= likelihood.lower[poi]) & (minimum.y[poi] <= likelihood.upper[poi])
-        lower = ~on_asimov & inside & (minimum.value < carry.lowest.value)
-        lowest = jax.tree.map(lambda new, old: jnp.where(lower, new, old), minimum, carry.lowest)
-        to_data = jnp.where(on_asimov, carry.to_data, minimum.y)
-        to_asimov = jnp.where(on_asimov | (kind == _ALTERNATIVE), minimum.y, carry.to_asimov)
-        asimov = lax.cond(kind == _ALTERNATIVE, lambda: expected(likelihood, minimum.y), lambda: carry.asimov)
-        return _Carry(to_data, to_asimov, asimov, free, lowest), minimum
-
-    # One scan over all fits, so that the minimizer is compiled once.
-    n = mu.shape[0]
-    order = jnp.argsort(mu)
-    kinds = jnp.array([_FREE, _ALTERNATIVE, *[_ASIMOV] * n, *[_DATA] * n, _AGAIN])
-    zero = jnp.zeros_like(alternative)
-    values = jnp.concatenate([jnp.stack([zero, alternative]), mu[order], mu[order], zero[None]])
-    free, conditional = unconditional(likelihood), at(likelihood, alternative)
-    held = jnp.where(((kinds == _FREE) | (kinds == _AGAIN))[:, None], free.held, conditional.held)
-    nothing = no_fit(likelihood)
-    _, minima = lax.scan(one, _Carry(free.start, free.start, data, nothing, nothing), (kinds, values, held))
-    back = jnp.argsort(order)
-
-    def pick(rows: Any) -> Minimum:
-        return jax.tree.map(lambda x: x[rows], minima)
-
-    return Fits(pick(-1), pick(1), pick(2 + n + back), pick(2 + back))
-
-
-# Kinds of fits in a test: unconditional; conditional at the alternative hypothesis; conditional to the Asimov data set
-# and to the data; and unconditional once more, from the lowest of all, if that lies below the first.
-_FREE, _ALTERNATIVE, _ASIMOV, _DATA, _AGAIN = range(5)
-
-
-class _Carry(NamedTuple):
-    """What one fit of a test hands to the next: points to start from, the Asimov data set, and the lowest minima."""
-
-    to_data: Array
-    to_asimov: Array
-    asimov: Array
-    free: Minimum
-    lowest: Minimum
-
-
-class Statistics(NamedTuple):
-    """The statistics of a test, each of shape (n_mu,) but for ``mu_hat``, a scalar."""
-
-    data: Array
-    asimov: Array
-    mu_hat: Array
-    deficit: Array
-
-
-def statistics(
-    likelihood: Likelihood, data: Array, fits: Fits, mu: Array, alternative: Array, one_sided_up: bool
-) -> Statistics:
-    """q of the data and of the Asimov data set, with all their derivatives.
-
-    Args:
-        likelihood: The arrays.
-        data: Data vector.
-        fits: From ``solve_tests``.
-        mu: Tested values, shape (n_mu,).
-        alternative: Value behind the Asimov data set.
-        one_sided_up: Whether only mu-hat above the tested value counts against it (discovery), or only below (limits).
-    """
-    free = unconditional(likelihood)
-    free_args, free_pins = args_of(likelihood, data, fits.free), pins_of(likelihood, fits.free, free)
-    lowest = value_at_minimum(OBJECTIVE, fits.free.y, free_args, free_pins)
-    mu_hat = attach(OBJECTIVE, fits.free.y, free_args, free_pins)[likelihood.structure.poi]
-    asimov = asimov_of(likelihood, data, fits.alternative, alternative)
-
-    def gap(minimum: Minimum, value: Array, n: Array) -> Array:
-        args, pins = args_of(likelihood, n, minimum), pins_of(likelihood, minimum, at(likelihood, value))
-        return value_at_minimum(OBJECTIVE, minimum.y, args, pins)
-
-    on_data = jax.vmap(gap, (0, 0, None))(fits.data, mu, data) - lowest
-    # The Asimov data set is fitted exactly by what it was made from: its best fit is the alternative, the deviance
-    # there 0.
-    on_asimov = jax.vmap(gap, (0, 0, None))(fits.asimov, mu, asimov)
-
-    def one_sided(gap: Array, best: Array) -> Array:
-        zero = (best < mu) if one_sided_up else (best > mu)
-        return jnp.where(zero | (gap <= 0), 0.0, 2.0 * gap)
-
-    deficit = jnp.where(jnp.isfinite(on_data), jnp.maximum(-on_data, 0.0), 0.0)
-    return Statistics(one_sided(on_data, mu_hat), one_sided(on_asimov, alternative), mu_hat, deficit)
-
-
-def asimov_of(likelihood: Likelihood, data: Array, minimum: Minimum, alternative: Array) -> Array:
-    """The Asimov data set of a conditional fit to the data, differentiable."""
-    args = args_of(likelihood, data, minimum)
-    pins = pins_of(likelihood, minimum, at(likelihood, alternative))
-    return expected(likelihood, attach(OBJECTIVE, minimum.y, args, pins))
-
-
-class _Parts(NamedTuple):
-    """The arrays of ``HypoTest`` after ``mu``, in its order."""
-
-    cls: Array
-    clsb: Array
-    clb: Array
-    cls_expected: Array
-    clsb_expected: Array
-    clb_expected: Array
-    statistic: Array
-    statistic_asimov: Array
-    mu_hat: Array
-    status: Array
-
-
-@jax.jit(static_argnums=5)
-def _evaluate(likelihood: Likelihood, data: Array, fits: Fits, mu: Array, alternative: Array, test_stat: str) -> _Parts:
-    q = statistics(likelihood, data, fits, mu, alternative, test_stat == "q0")
-    root_asimov = safe_sqrt(q.asimov)
-    observed = p_values(distance(q.data, q.asimov, test_stat), root_asimov)
-    bands = -jnp.asarray(BANDS, mu.dtype)
-    expected_ones = p_values(bands, root_asimov[:, None])
-    status = _status.worst(fits.data.status, fits.asimov.status, fits.free.status, fits.alternative.status)
-    status = jnp.where((status == _status.CONVERGED) & (q.deficit > 1e-3), _status.INCONSISTENT, status)
-    mu_hat = jnp.broadcast_to(q.mu_hat, mu.shape)
-    return _Parts(*observed, *expected_ones, q.data, q.asimov, mu_hat, status)
-
-
-def distance(q: Array, q_asimov: Array, test_stat: str) -> Array:
-    """How far the data lie from the alternative towards rejection: normal with mean 0 under it, -sqrt(q_A) else.
-
-    References:
-        arXiv:1007.1727, equations 59 to 66 for q and qtilde, which differ where q exceeds q_A.
-    """
-    root, root_asimov = safe_sqrt(q), safe_sqrt(q_asimov)
-    # Both are infinite where the tested hypothesis cannot give any count that is there.
-    difference = jnp.where(jnp.isinf(q), jnp.inf, root - jnp.where(jnp.isinf(q), 0.0, root_asimov))
-    if test_stat != "qtilde":
-        return difference
-    beyond = (q > q_asimov) & (q_asimov > 0)
-    return jnp.where(beyond, (q - q_asimov) / (2.0 * jnp.where(q_asimov > 0, root_asimov, 1.0)), difference)
-
-
-def p_values(t: Array, root_asimov: Array) -> tuple[Array, Array, Array]:
-    """CLs, CLsb and CLb of a distance.
-
-    References:
-        arXiv:1007.1727, section 3; CLs: J. Phys. G 28 (2002) 2693.
-    """
-    shape = jnp.broadcast_shapes(t.shape, root_asimov.shape)
-    t, root_asimov = jnp.broadcast_to(t, shape), jnp.broadcast_to(root_asimov, shape)
-    # Far out both p-values underflow, their ratio does not.
-    infinite = jnp.isinf(t)
-    finite = jnp.where(infinite, 0.0, t)
-    ratio = jnp.where(infinite, 0.0, jnp.exp(log_ndtr(-(finite + root_asimov)) - log_ndtr(-finite)))
-    return ratio, ndtr(-(t + root_asimov)), ndtr(-t)
+    check_bounds(model, about, [*values.tolist(), statistic.alternative], name)
+    return mu

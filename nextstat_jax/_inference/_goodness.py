@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import gammaincc
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import concrete
-from .._base._errors import FitError
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood._constraints import constraint_centers, constraint_widths
-from .._likelihood._histfactory import Likelihood
-from .._minimize import _status
-from .._minimize._implicit import value_at_minimum
-from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, require_model
-from ._fit import OBJECTIVE, Conditions, FitResult, args_of, fit_conditions, pins_of, require_fit, solve_fit
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .._base._doors import concrete, integer, no_type_check
+from .._base._errors import FitError, ModelError
+from .._model._base import Model, check_start, require_model, subject
+from ._driver import ask
+from ._fit import FitResult, require_fit, several_minima
+from ._question import Alone, Course, question
+from ._result import Result, result, static
+from ._rows import Facts, facts_of
+from ._settle import settle_free
 
 
-class GoodnessOfFit(eqx.Module):
+@result
+class GoodnessOfFit(Result):
     """A test of a fit against the model that predicts the data exactly.
 
     Attributes:
@@ -36,22 +33,19 @@ class GoodnessOfFit(eqx.Module):
         ndof: Degrees of freedom, scalar: bins less free parameters without a constraint.
         p_value: Probability of a larger statistic if the model is right; NaN without a degree of freedom.
         status: Code of how the fit ended.
+        next_minimum: As in ``FitResult``.
     """
 
     statistic: Float[Array, ""]
     ndof: Int[Array, ""]
     p_value: Float[Array, ""]
     status: Int[Array, ""]
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether the fit found its minimum."""
-        return self.status == _status.CONVERGED
+    next_minimum: Float[Array, ""]
 
     @property
     def message(self) -> str:
         """How the fit ended, and why there is no p-value where there is none. Needs concrete values."""
-        text = _status.message(self.status)
+        text = super().message + several_minima(np.min(np.asarray(self.next_minimum)))
         ndof = np.asarray(self.ndof)
         if (ndof > 0).all():
             return text
@@ -60,21 +54,21 @@ class GoodnessOfFit(eqx.Module):
             "as bins or more"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe."""
-        numbers = {"statistic": self.statistic, "ndof": self.ndof, "p_value": self.p_value}
-        return plain({**numbers, "converged": self.converged, "status": self.message})
+    def _facts(self) -> dict[str, Any]:
+        return {"statistic": self.statistic, "ndof": self.ndof, "p_value": self.p_value}
 
-    def __repr__(self) -> str:
-        if not concrete(self.statistic) or self.statistic.ndim:
-            return f"GoodnessOfFit(statistic={self.statistic!r}, p_value={self.p_value!r})"
-        return (
-            f"GoodnessOfFit: statistic {float(self.statistic):.6g} with {int(self.ndof)} degrees of freedom, "
-            f"p-value {float(self.p_value):.4g} ({self.message})"
-        )
+    def _columns(self) -> dict[str, Any]:
+        return {"statistic": [float(self.statistic)], "ndof": [int(self.ndof)], "p_value": [float(self.p_value)]}
 
 
-def goodness_of_fit(model: HistFactoryModel, data: Any = None, fixed: Mapping[str, Any] | None = None) -> GoodnessOfFit:
+@no_type_check
+def goodness_of_fit(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> GoodnessOfFit:
     """Likelihood-ratio test of the model against the saturated one, which predicts main and auxiliary data exactly.
 
     The statistic follows a chi-squared distribution where counts are large. Its degrees of freedom are the bins less
@@ -84,6 +78,7 @@ def goodness_of_fit(model: HistFactoryModel, data: Any = None, fixed: Mapping[st
     Args:
         model: The model.
         data: As in ``fit``.
+        init: Where the fit starts, as in ``fit``.
         fixed: As in ``fit``; parameters held here are not counted as free.
 
     Returns:
@@ -94,9 +89,9 @@ def goodness_of_fit(model: HistFactoryModel, data: Any = None, fixed: Mapping[st
         ModelError: For wrong shapes.
 
     Example:
-        >>> from nextstat_jax import from_pyhf
+        >>> import nextstat_jax as nextstat
         >>> strength = {"name": "mu", "type": "normfactor", "data": None}
-        >>> model = from_pyhf({
+        >>> model = nextstat.from_pyhf({
         ...     "channels": [{"name": "SR", "samples": [
         ...         {"name": "signal", "data": [50.0, 50.0], "modifiers": [strength]},
         ...     ]}],
@@ -104,34 +99,40 @@ def goodness_of_fit(model: HistFactoryModel, data: Any = None, fixed: Mapping[st
         ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
         ...     "version": "1.0.0",
         ... })
-        >>> goodness_of_fit(model)
-        GoodnessOfFit: statistic 4.0271 with 1 degrees of freedom, p-value 0.04477 (converged)
+        >>> nextstat.goodness_of_fit(model)
+        GoodnessOfFit: converged
+        statistic  ndof    p_value
+           4.0271     1  0.0447717
 
     References:
         S. Baker, R. D. Cousins, Nucl. Instrum. Meth. 221 (1984) 437.
     """
-    require_model(model)
-    likelihood, data = model.likelihood, as_data(model, data)
-    conditions = fit_conditions(model, None, fixed)
-    minimum = solve_fit(likelihood, data, conditions)
-    statistic, ndof, p_value = _test(likelihood, data, minimum, conditions)
-    return GoodnessOfFit(statistic, ndof, p_value, minimum.status)
+    about = subject(model, data, fixed)
+    if not about.data.size:
+        raise ModelError("a goodness of fit compares with the data, and this model holds none: ask the exact model")
+    return GoodnessOfFit(*ask(Saturated(), facts_of(about), check_start(about, init)))
 
 
-@jax.jit
-def _test(likelihood: Likelihood, data: Array, minimum: Minimum, conditions: Conditions) -> tuple[Array, Array, Array]:
-    args, pins = args_of(likelihood, data, minimum), pins_of(likelihood, minimum, conditions)
-    statistic = 2.0 * value_at_minimum(OBJECTIVE, minimum.y, args, pins)
-    s = likelihood.structure
-    free = np.ones(s.n_params, bool)
-    free[s.normal_params] = free[s.poisson_params] = False
-    ndof = s.n_bins - (free & ~conditions.held).sum()
-    some = ndof > 0
-    half = 0.5 * jnp.where(some, ndof, 1).astype(statistic.dtype)
-    return statistic, ndof, jnp.where(some, gammaincc(half, 0.5 * statistic), jnp.nan)
+@question
+class Saturated(Alone):
+    """The fit against the model that predicts the data exactly."""
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``GoodnessOfFit``, in its order."""
+        likelihood, minimum = facts.likelihood, course.first.found.minimum
+        statistic = 2.0 * settle_free(likelihood, facts.data, minimum).value
+        measured = likelihood.constraints(facts.data)[1] > 0
+        free = ~measured & ~(likelihood.frozen > 0)
+        # The data are counts and one auxiliary datum for each constraint.
+        ndof = len(facts.data) - measured.sum() - free.sum()
+        some = ndof > 0
+        half = 0.5 * jnp.where(some, ndof, 1).astype(statistic.dtype)
+        p_value = jnp.where(some, gammaincc(half, 0.5 * statistic), jnp.nan)
+        return statistic, ndof, p_value, minimum.status, course.above
 
 
-class Pulls(eqx.Module):
+@result
+class Pulls(Result):
     """Where a fit moved the constrained parameters, and how much better it knows them.
 
     Attributes:
@@ -142,6 +143,7 @@ class Pulls(eqx.Module):
         pull: ``(value - center) / width``.
         constraint: ``uncertainty / width``.
         fixed: Whether the fit held the parameter; its pull and constraint mean nothing then.
+        status: How the fit ended.
         names: Names of the parameters that have a constraint.
     """
 
@@ -152,36 +154,25 @@ class Pulls(eqx.Module):
     pull: Float[Array, " constrained"]
     constraint: Float[Array, " constrained"]
     fixed: Bool[Array, " constrained"]
-    names: tuple[str, ...] = eqx.field(static=True)
+    status: Int[Array, ""]
+    names: tuple[str, ...] = static()
 
     def _columns(self) -> dict[str, Any]:
-        require_single(self.pull, 1, "Pulls")
         fields = ("pull", "constraint", "value", "uncertainty", "center", "width", "fixed")
-        return {"name": self.names, **{field: np.asarray(getattr(self, field)) for field in fields}}
+        return {"name": list(self.names), **{field: np.asarray(getattr(self, field)) for field in fields}}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe, by parameter."""
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
         columns = self._columns()
         names = columns.pop("name")
-        return plain({name: {key: x[k] for key, x in columns.items()} for k, name in enumerate(names)})
+        return {"pulls": {name: {key: x[k] for key, x in columns.items()} for k, name in enumerate(names)}}
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row for each constrained parameter.
-
-        Raises:
-            MissingExtraError: If pandas is not installed.
-        """
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.pull) or self.pull.ndim != 1:
-            return f"Pulls({len(self.names)} parameters, pull={self.pull!r})"
-        columns = self._columns()
-        rows = zip(*columns.values(), strict=True)
-        return text_table(list(columns), rows, f"Pulls of {len(self.names)} constrained parameters")
+    def _title(self) -> str:
+        return f"Pulls of {len(self.names)} constrained parameters: {self.message}"
 
 
-def pulls(model: HistFactoryModel, fit_result: FitResult, data: Any = None) -> Pulls:
+@no_type_check
+def pulls(model: Model, fit_result: FitResult, *, data: ArrayLike | None = None) -> Pulls:
     """Pulls of all parameters that an auxiliary measurement constrains.
 
     ``pull = (theta-hat - theta_0) / sigma_0`` and ``constraint = sigma / sigma_0``, where theta_0 and sigma_0 are what
@@ -203,60 +194,43 @@ def pulls(model: HistFactoryModel, fit_result: FitResult, data: Any = None) -> P
     """
     require_model(model)
     require_fit(model, fit_result)
-    likelihood = model.likelihood
-    s = likelihood.structure
-    index = np.sort(np.concatenate([s.normal_params, s.poisson_params]))
-    width = constraint_widths(likelihood)[index]
-    center = constraint_centers(likelihood, as_data(model, data))[index]
+    index = np.asarray(model.constrained(), int)
+    center, width = (x[index] for x in model.likelihood.constraints(model.data_vector(data)))
     value, uncertainty = fit_result.params[index], fit_result.uncertainties[index]
     return Pulls(
-        value=value,
-        uncertainty=uncertainty,
-        center=center,
-        width=width,
-        pull=(value - center) / width,
-        constraint=uncertainty / width,
-        fixed=fit_result.fixed[index],
-        names=tuple(model.names.parameters[i] for i in index),
-    )
+        value, uncertainty, center, width, (value - center) / width, uncertainty / width, fit_result.fixed[index],
+        fit_result.status, names=tuple(fit_result.parameter_names[k] for k in index),
+    )  # fmt: skip
 
 
-class Correlations(eqx.Module):
+@result
+class Correlations(Result):
     """The most strongly correlated pairs of parameters of a fit, the strongest first.
 
     Attributes:
         values: Correlation coefficients, shape (n,).
+        status: How the fit ended.
         pairs: Names of the two parameters of each.
     """
 
     values: Float[Array, " pair"]
-    pairs: tuple[tuple[str, str], ...] = eqx.field(static=True)
+    status: Int[Array, ""]
+    pairs: tuple[tuple[str, str], ...] = static()
 
     def _columns(self) -> dict[str, Any]:
         first, second = zip(*self.pairs, strict=True) if self.pairs else ((), ())
-        return {"first": first, "second": second, "correlation": np.asarray(self.values)}
+        return {"first": list(first), "second": list(second), "correlation": np.asarray(self.values)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, JSON-safe: a list of pairs."""
-        rows = zip(self.pairs, self.values.tolist(), strict=True)
-        return plain({"pairs": [{"parameters": pair, "correlation": value} for pair, value in rows]})
+    def _facts(self) -> dict[str, Any]:
+        rows = zip(self.pairs, np.asarray(self.values).tolist(), strict=True)
+        return {"pairs": [{"parameters": list(pair), "correlation": value} for pair, value in rows]}
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row for each pair.
-
-        Raises:
-            MissingExtraError: If pandas is not installed.
-        """
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.values) or not self.pairs:
-            return f"Correlations({len(self.pairs)} pairs)"
-        columns = self._columns()
-        return text_table(list(columns), zip(*columns.values(), strict=True), f"Correlations: {len(self.pairs)} pairs")
+    def _title(self) -> str:
+        return f"Correlations: {len(self.pairs)} pairs: {self.message}"
 
 
-def correlations(fit_result: FitResult, threshold: float = 0.2, top_n: int | None = None) -> Correlations:
+@no_type_check
+def correlations(fit_result: FitResult, *, threshold: float = 0.2, top_n: int | None = None) -> Correlations:
     """Pairs of parameters whose correlation is large.
 
     Args:
@@ -268,17 +242,16 @@ def correlations(fit_result: FitResult, threshold: float = 0.2, top_n: int | Non
         FitError: For a batch of fits, inside ``jit`` or ``vmap``, or for options outside their range.
     """
     matrix = correlation_matrix(fit_result)
-    if not 0 <= threshold <= 1:
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise FitError(f"threshold={threshold!r}: expected a number between 0 and 1")
-    if top_n is not None and top_n < 1:
-        raise FitError(f"top_n={top_n!r}: expected a positive integer or None")
+    most = None if top_n is None else integer(top_n, "top_n")
     names = fit_result.parameter_names
     first, second = np.triu_indices(len(names), k=1)
     values = matrix[first, second]
     order = np.argsort(-np.abs(values), kind="stable")
-    order = order[np.abs(values[order]) >= threshold][:top_n]
+    order = order[np.abs(values[order]) >= threshold][:most]
     pairs = tuple((names[i], names[j]) for i, j in zip(first[order], second[order], strict=True))
-    return Correlations(jnp.asarray(values[order]), pairs)
+    return Correlations(jax.device_put(values[order]), fit_result.status, pairs=pairs)
 
 
 def correlation_matrix(fit_result: Any) -> np.ndarray:

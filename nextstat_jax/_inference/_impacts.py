@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jaxtyping import Float, Int
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
-from .._base._doors import concrete
+from .._base._doors import concrete, no_type_check, one_of
 from .._base._errors import FitError
-from .._base._numerics import standard_deviation
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood._constraints import constraint_centers, constraint_widths
-from .._likelihood._histfactory import Likelihood
+from .._base._numerics import lightly, standard_deviation
+from .._base._tables import plain
 from .._minimize import _status
-from .._minimize._implicit import attach
-from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, require_free_poi, require_model
-from ._fit import OBJECTIVE, args_of, finish_fit, hold, pins_of, solve_fit, unconditional
-from ._refit import Lanes, make_center, refit, response
+from .._model._base import Model, Subject, check_start, subject
+from ._driver import ask
+from ._fit import several_minima
+from ._points import blank_rows, index_array
+from ._question import Alone, Ask, Course, Question, question
+from ._result import Result, result, static
+from ._rows import Facts, First, Rows, facts_of
+from ._search import Found
+from ._settle import settle, settle_free, settle_spread
 
 METHODS = ("refit", "linear")
 
 
-class Impacts(eqx.Module):
+@result
+class Impacts(Result):
     """How the best fit of the parameter of interest moves with each nuisance parameter.
 
     Attributes:
@@ -42,11 +45,15 @@ class Impacts(eqx.Module):
         constraint: ``post-fit uncertainty / pre-fit width``; NaN without a constraint.
         mu_hat: Best fit of the parameter of interest, scalar.
         mu_uncertainty: Its uncertainty.
-        status: How the four fits of each parameter ended, shape (n, 4); zero for linear impacts.
+        status: How the four fits of each parameter ended, shape (n, 4); that of the one fit for linear impacts.
+        next_minimum: The least distance, in the NLL, of another minimum from one of the fits; +inf where all starts
+            agree. Scalar.
         names: Names of the n nuisance parameters: all that can move.
         parameter: Name of the parameter of interest.
         method: ``"refit"`` or ``"linear"``.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("mu_hat", 0)
 
     pre_up: Float[Array, " nuisance"]
     pre_down: Float[Array, " nuisance"]
@@ -57,58 +64,51 @@ class Impacts(eqx.Module):
     mu_hat: Float[Array, ""]
     mu_uncertainty: Float[Array, ""]
     status: Int[Array, "nuisance 4"]
-    names: tuple[str, ...] = eqx.field(static=True)
-    parameter: str = eqx.field(static=True)
-    method: str = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    names: tuple[str, ...] = static()
+    parameter: str = static()
+    method: str = static()
 
     @property
     def total(self) -> Float[Array, "*batch nuisance"]:
         """``|post_up| + |post_down|``."""
-        return jnp.abs(self.post_up) + jnp.abs(self.post_down)
+        return lightly(lambda xp, up, down: xp.abs(up) + xp.abs(down), self.post_up, self.post_down)
 
     @property
-    def converged(self) -> Any:
+    def converged(self) -> Bool[Array, "*batch nuisance"]:
         """Whether all fits of a parameter found their minimum, boolean, shape (n,)."""
-        return (self.status == _status.CONVERGED).all(-1)
+        return lightly(lambda xp, status: (status == _status.CONVERGED).all(-1), self.status)
 
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it."""
-        return _status.message(self.status)
+        return super().message + several_minima(np.min(np.asarray(self.next_minimum)))
 
     def _columns(self) -> dict[str, Any]:
-        require_single(self.post_up, 1, "Impacts")
         order = np.argsort(-np.nan_to_num(np.asarray(self.total)), kind="stable")
         fields = ("post_up", "post_down", "pre_up", "pre_down", "pull", "constraint")
         columns: dict[str, Any] = {"name": [self.names[k] for k in order]}
         return columns | {name: np.asarray(getattr(self, name))[order] for name in fields}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe: one entry for each parameter, the largest impact first."""
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
         columns = self._columns()
         rows = zip(*columns.values(), strict=True)
         return {
             "parameter": self.parameter,
             "method": self.method,
-            "mu_hat": plain(self.mu_hat),
-            "mu_uncertainty": plain(self.mu_uncertainty),
+            "mu_hat": self.mu_hat,
+            "mu_uncertainty": self.mu_uncertainty,
             "impacts": [plain(dict(zip(columns, row, strict=True))) for row in rows],
-            "status": self.message,
         }
 
-    def to_dataframe(self) -> Any:
-        """One row for each parameter, the largest impact first, as a pandas data frame."""
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.post_up) or self.post_up.ndim != 1:
-            return f"Impacts(post_up={self.post_up!r}, post_down={self.post_down!r})"
-        columns = self._columns()
+    def _title(self) -> str:
         best = f"{self.parameter} = {float(self.mu_hat):.6g} +- {float(self.mu_uncertainty):.6g}"
-        return text_table(list(columns), zip(*columns.values(), strict=True), f"Impacts on {best}: {self.message}")
+        return f"Impacts on {best}: {self.message}"
 
 
-class GroupedImpacts(eqx.Module):
+@result
+class GroupedImpacts(Result):
     """The uncertainty of the parameter of interest, by where it comes from.
 
     Attributes:
@@ -116,6 +116,7 @@ class GroupedImpacts(eqx.Module):
             best fit, shape (n_groups,).
         statistical: Uncertainty with all nuisance parameters held: what the data's own fluctuations leave, scalar.
         total: Uncertainty of the parameter of interest, scalar.
+        status: How the fit ended.
         groups: Names of the groups.
         parameter: Name of the parameter of interest.
     """
@@ -123,48 +124,42 @@ class GroupedImpacts(eqx.Module):
     impacts: Float[Array, " group"]
     statistical: Float[Array, ""]
     total: Float[Array, ""]
-    groups: tuple[str, ...] = eqx.field(static=True)
-    parameter: str = eqx.field(static=True)
+    status: Int[Array, ""]
+    groups: tuple[str, ...] = static()
+    parameter: str = static()
 
     def _columns(self) -> dict[str, Any]:
-        require_single(self.total, 0, "GroupedImpacts")
         names = ["total", "statistical", *self.groups]
         return {"group": names, "impact": np.array([self.total, self.statistical, *self.impacts], float)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers by group, JSON-safe."""
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
         columns = self._columns()
-        return plain(dict(zip(columns["group"], columns["impact"], strict=True)))
+        return dict(zip(columns["group"], columns["impact"].tolist(), strict=True))
 
-    def to_dataframe(self) -> Any:
-        """One row for each group, as a pandas data frame."""
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.total) or self.total.ndim:
-            return f"GroupedImpacts(groups={self.groups!r}, impacts={self.impacts!r})"
-        columns = self._columns()
-        title = f"Uncertainty of {self.parameter} by source"
-        return text_table(list(columns), zip(*columns.values(), strict=True), title)
+    def _title(self) -> str:
+        return f"Uncertainty of {self.parameter} by source: {self.message}"
 
 
-class _Nuisance(NamedTuple):
-    """What is known of each nuisance parameter before any fit, each of shape (n,); the indices are static."""
-
-    indices: tuple[int, ...]
-    measured: Array
-    width: Array
-
-
-def impacts(model: HistFactoryModel, data: Any = None, *, method: str = "refit") -> Impacts:
+@no_type_check
+def impacts(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    method: str = "refit",
+) -> Impacts:
     """Impacts of all nuisance parameters on the parameter of interest.
 
     Each is held at its best fit plus and minus its post-fit uncertainty, and its pre-fit width, and everything else is
     fitted again: four fits a parameter, all in batches. A value beyond a bound is the bound.
 
     Args:
-        model: A model with a parameter of interest.
+        model: A model with a parameter of interest; ``model.with_poi(name)`` ranks by another parameter.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Parameters to hold, as in ``fit``; they have no impact.
         method: ``"refit"``, or ``"linear"``: from the covariance, ``C_mu,k / sigma_k``, at no more cost than a fit and
             exact where the likelihood is Gaussian.
 
@@ -175,110 +170,162 @@ def impacts(model: HistFactoryModel, data: Any = None, *, method: str = "refit")
         ModelError: Without a parameter of interest, or for wrong shapes.
         FitError: For an unknown method.
     """
-    require_model(model)
-    poi = require_free_poi(model)
-    if method not in METHODS:
-        raise FitError(f"method={method!r}: expected {' or '.join(map(repr, METHODS))}")
-    likelihood, data = model.likelihood, as_data(model, data)
-    nuisance = _nuisances(model, data)
-    names = tuple(model.names.parameters[k] for k in nuisance.indices)
-    minimum = solve_fit(likelihood, data, unconditional(likelihood))
-    params, spread = finish_fit(likelihood, data, minimum, unconditional(likelihood))[:2]
-    shifts = _shifts(likelihood, params, spread, nuisance)
-    if method == "linear":
-        moved = _linear(spread, shifts, np.array(nuisance.indices, dtype=int), poi)
-        status = jnp.zeros(shifts.shape, int)
-    else:
-        moved, status = _refitted(likelihood, data, minimum, params, shifts, nuisance.indices)
-    # A parameter that is not moved moves nothing; its fit says so up to rounding only.
-    moved = jnp.where(shifts == 0, 0.0, moved)
-    where = np.array(nuisance.indices, dtype=int)
-    constrained = jnp.isfinite(nuisance.width)
-    width = jnp.where(constrained, nuisance.width, 1.0)
-    pull = jnp.where(constrained, (params[where] - nuisance.measured) / width, jnp.nan)
-    constraint = jnp.where(constrained, standard_deviation(jnp.diagonal(spread)[where]) / width, jnp.nan)
-    post_up, post_down, pre_up, pre_down = moved.T
-    status = jnp.where(status == _status.CONVERGED, minimum.status, status)
-    mu = params[poi], standard_deviation(spread[poi, poi])
-    return Impacts(pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, names, model.names.poi, method)
+    about = subject(model, data, fixed, free_poi=True)
+    one_of(method, METHODS, "method")
+    assert about.poi is not None
+    nuisances = _movable(about)
+    kind = Refitted if method == "refit" and nuisances else Linear
+    asked = kind(about.place[None], index_array(*nuisances))
+    parts = ask(asked, facts_of(about), check_start(about, init))
+    names = tuple(about.names[k] for k in nuisances)
+    return Impacts(*parts, names=names, parameter=about.poi_name, method=method)
 
 
-def _nuisances(model: HistFactoryModel, data: Array) -> _Nuisance:
-    """The nuisance parameters that can move; a width is NaN without a constraint."""
-    likelihood, indices = model.likelihood, _movable(model)
-    where = np.array(indices, dtype=int)
-    width = constraint_widths(likelihood)[where]
-    return _Nuisance(indices, constraint_centers(likelihood, data)[where], jnp.where(width > 0, width, jnp.nan))
-
-
-def _movable(model: HistFactoryModel) -> tuple[int, ...]:
+def _movable(about: Subject) -> tuple[int, ...]:
     """Indices of all parameters but the one of interest that the measurement does not fix."""
-    s, frozen = model.likelihood.structure, model.likelihood.frozen
-    fixed = np.asarray(frozen) > 0 if concrete(frozen) else np.zeros(s.n_params, bool)
-    return tuple(k for k in range(s.n_params) if k != s.poi and not fixed[k])
+    frozen = about.likelihood.frozen
+    fixed = np.asarray(frozen) > 0 if concrete(frozen) else np.zeros(len(about.names), bool)
+    return tuple(k for k in range(len(about.names)) if k != about.poi and not fixed[k])
 
 
-def _shifts(likelihood: Likelihood, params: Array, spread: Array, nuisance: _Nuisance) -> Array:
-    """By how much each parameter is moved: post-fit up and down, pre-fit up and down, shape (n, 4)."""
-    where = np.array(nuisance.indices, dtype=int)
-    post = standard_deviation(jnp.diagonal(spread)[where])
-    pre = jnp.where(jnp.isfinite(nuisance.width), nuisance.width, 0.0)
-    wanted = jnp.stack([post, -post, pre, -pre], axis=1)
-    here = params[where][:, None]
-    ends = (likelihood.lower[where][:, None], likelihood.upper[where][:, None])
-    return jnp.clip(here + wanted, *ends) - here
+class _Best(NamedTuple):
+    """The unconditional fit, and by how much each nuisance parameter is moved from it, shape (n, 4)."""
+
+    params: Array
+    spread: Array
+    shifts: Array
 
 
-def _linear(spread: Array, shifts: Array, where: np.ndarray, poi: int) -> Array:
-    variance = jnp.diagonal(spread)[where]
-    slope = jnp.where(variance > 0, spread[poi, where] / jnp.where(variance > 0, variance, 1.0), 0.0)
-    return slope[:, None] * shifts
+@question
+class _Ranking(Question):
+    """What both kinds of impacts share.
+
+    Attributes:
+        where: Index of the parameter of interest, shape (1,).
+        nuisances: Indices of the others, shape (n,).
+    """
+
+    where: Any
+    nuisances: Any
+
+    full: ClassVar[bool] = True
+    flat: ClassVar[bool] = False
+
+    def best(self, facts: Facts, params: Array, spread: Array) -> _Best:
+        """What is moved, and by how much: post-fit up and down, pre-fit up and down."""
+        likelihood, mine = facts.likelihood, self.nuisances
+        post = standard_deviation(jnp.diagonal(spread)[mine])
+        pre = likelihood.constraints(facts.data)[1][mine]
+        wanted = jnp.stack([post, -post, pre, -pre], axis=1)
+        here = params[mine][:, None]
+        ends = (likelihood.lower[mine][:, None], likelihood.upper[mine][:, None])
+        return _Best(params, spread, jnp.clip(here + wanted, *ends) - here)
+
+    def rates(self, spread: Array) -> Array:
+        """How all parameters follow each that is moved, in the quadratic approximation, shape (n_params, n)."""
+        mine = self.nuisances
+        variance = jnp.diagonal(spread)[mine]
+        rate = spread[:, mine] / jnp.where(variance > 0, variance, 1.0)
+        return jnp.where((variance > 0) & jnp.isfinite(rate), rate, 0.0)
+
+    def settled(self, facts: Facts, course: Course) -> _Best:
+        """``best`` with all derivatives."""
+        likelihood, data, minimum = facts.likelihood, facts.data, course.first.found.minimum
+        params = settle_free(likelihood, data, minimum).params
+        return self.best(facts, params, settle_spread(likelihood, data, minimum, course.spread))
+
+    def table(self, facts: Facts, course: Course, best: _Best, moved: Array, status: Array) -> tuple[Array, ...]:
+        """The arrays of ``Impacts``, in its order, from the shifts of the parameter of interest."""
+        mine, poi = self.nuisances, self.where[0]
+        # A parameter that is not moved moves nothing; its fit says so up to rounding only.
+        moved = jnp.where(best.shifts == 0, 0.0, moved)
+        measured, width = (x[mine] for x in facts.likelihood.constraints(facts.data))
+        unit = jnp.where(width > 0, width, 1.0)
+        pull = jnp.where(width > 0, (best.params[mine] - measured) / unit, jnp.nan)
+        constraint = jnp.where(width > 0, standard_deviation(jnp.diagonal(best.spread)[mine]) / unit, jnp.nan)
+        post_up, post_down, pre_up, pre_down = moved.T
+        mu = best.params[poi], standard_deviation(best.spread[poi, poi])
+        return pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, course.above
 
 
-def _refitted(
-    likelihood: Likelihood, data: Array, minimum: Minimum, params: Array, shifts: Array, indices: tuple[int, ...]
-) -> tuple[Array, Array]:
-    """Shifts of the parameter of interest, and the statuses, shape (n, 4)."""
-    if not indices:
-        return jnp.zeros((0, 4), data.dtype), jnp.zeros((0, 4), int)
-    stopped = lax.stop_gradient((likelihood, data, minimum, params, shifts))
-    minima = _solve_refits(*stopped, indices)
-    return _finish(likelihood, data, params, shifts, minima, indices), minima.status.reshape(-1, 4)
+@question
+class Linear(_Ranking, Alone):
+    """Impacts from the covariance."""
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``Impacts``, in its order."""
+        best = self.settled(facts, course)
+        slope = self.rates(best.spread)[self.where[0]]
+        status = jnp.broadcast_to(course.first.found.minimum.status, best.shifts.shape)
+        return self.table(facts, course, best, slope[:, None] * best.shifts, status)
 
 
-@jax.jit(static_argnums=5)
-def _solve_refits(
-    likelihood: Likelihood, data: Array, minimum: Minimum, params: Array, shifts: Array, indices: tuple[int, ...]
-) -> Minimum:
-    center = make_center(likelihood, data, minimum, unconditional(likelihood))
-    pins = np.repeat(np.array(indices), 4)
+class _Refits(NamedTuple):
+    """State of the question: where fits start, what was found, and whether it was."""
 
-    def moved(k: Array, shift: Array) -> Array:
-        return (params + response(center, k) * shift).at[k].set(params[k] + shift)
-
-    start = jax.vmap(moved)(jnp.asarray(pins), shifts.reshape(-1))
-    return refit(likelihood, center, Lanes(start, jnp.asarray(pins), data))
+    start: Array
+    found: Found
+    done: Array
 
 
-@jax.jit(static_argnums=5)
-def _finish(
-    likelihood: Likelihood, data: Array, params: Array, shifts: Array, minima: Minimum, indices: tuple[int, ...]
-) -> Array:
-    """The shifts with their derivatives."""
-    poi = likelihood.structure.poi
-    values = params[np.array(indices)][:, None] + shifts
-    held = jnp.repeat(jnp.array(indices), 4)
+@question
+class Refitted(_Ranking):
+    """Impacts from fits with each nuisance parameter held at each of its four places."""
 
-    def one(minimum: Minimum, k: Array, value: Array) -> Array:
-        args = args_of(likelihood, data, minimum)
-        pins = pins_of(likelihood, minimum, hold(likelihood, k[None], value[None]))
-        return attach(OBJECTIVE, minimum.y, args, pins)[poi]
+    near: ClassVar[bool] = True
 
-    return jax.vmap(one)(minima, held, values.reshape(-1)).reshape(-1, 4) - params[poi]
+    def begin(self, facts: Facts, first: First) -> _Refits:
+        """All others follow what is moved."""
+        best = self.best(facts, first.found.minimum.y, first.spread)
+        follow = jnp.repeat(self.rates(best.spread).T, best.shifts.shape[1], axis=0)
+        rows = jnp.arange(best.shifts.size)
+        start = best.params + follow * best.shifts.reshape(-1, 1)
+        held = self._held()
+        start = start.at[rows, held].set(best.params[held] + best.shifts.reshape(-1))
+        return _Refits(start, blank_rows(facts.likelihood, facts.data, len(rows)), jnp.array(False))
+
+    def _held(self) -> Array:
+        """Index of what each fit holds, shape (4 n,)."""
+        return jnp.repeat(jnp.asarray(self.nuisances), 4)
+
+    def ask(self, facts: Facts, state: _Refits) -> Ask:
+        """All of them at once."""
+        held = jnp.arange(state.start.shape[1]) == self._held()[:, None]
+        return Ask(Rows.of(state.start, held | (facts.likelihood.frozen > 0)), facts.data)
+
+    def tell(self, facts: Facts, state: _Refits, first: First, found: Found) -> _Refits:
+        """That is all."""
+        return state._replace(found=found, done=jnp.array(True))
+
+    def done(self, state: _Refits) -> Array:
+        """After one pass."""
+        return state.done
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``Impacts``, in its order."""
+        likelihood, data, poi = facts.likelihood, facts.data, self.where[0]
+        best, minima = self.settled(facts, course), course.state.found.minimum
+        held = self._held()
+        values = best.params[held] + best.shifts.reshape(-1)
+
+        def one(minimum: Any, k: Array, value: Array) -> Array:
+            mine = (likelihood.frozen > 0).at[k].set(True)
+            return settle(likelihood, data, minimum, likelihood.init.at[k].set(value), mine).params[poi]
+
+        moved = jax.vmap(one)(minima, held, values).reshape(-1, 4) - best.params[poi]
+        status = minima.status.reshape(-1, 4)
+        status = jnp.where(status == _status.CONVERGED, course.first.found.minimum.status, status)
+        return self.table(facts, course, best, moved, status)
 
 
+@no_type_check
 def grouped_impacts(
-    model: HistFactoryModel, groups: Mapping[str, Any] | None = None, data: Any = None
+    model: Model,
+    *,
+    groups: Mapping[str, str | Sequence[str]] | None = None,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
 ) -> GroupedImpacts:
     """The uncertainty of the parameter of interest by groups of nuisance parameters.
 
@@ -288,9 +335,11 @@ def grouped_impacts(
     Args:
         model: A model with a parameter of interest.
         groups: Names of parameters by group, as lists of names or patterns (``"jet_*"``); a parameter may be in several
-            groups. By default: MC statistics (the gammas), systematics (all others with a constraint) and free
-            parameters.
+            groups. By default those of ``model.parameter_groups()``: MC statistics (the gammas), systematics (all
+            others with a constraint) and free parameters.
         data: As in ``fit``.
+        init: Where the fit starts, as in ``fit``.
+        fixed: Parameters to hold, as in ``fit``; they are in no group.
 
     Returns:
         ``GroupedImpacts``, differentiable with respect to model and data. Correlated groups do not add in quadrature.
@@ -299,50 +348,60 @@ def grouped_impacts(
         ModelError: Without a parameter of interest, or for wrong shapes.
         FitError: For a name or a pattern that no nuisance parameter has.
     """
-    require_model(model)
-    poi = require_free_poi(model)
-    likelihood, data = model.likelihood, as_data(model, data)
-    members = _members(model, groups)
-    minimum = solve_fit(likelihood, data, unconditional(likelihood))
-    spread = finish_fit(likelihood, data, minimum, unconditional(likelihood))[1]
-    total = spread[poi, poi]
-    explained = [_explained(spread, poi, group) for group in members.values()]
-    everything = _explained(spread, poi, list(_movable(model)))
-    by_group = jnp.stack([standard_deviation(x) for x in explained]) if explained else jnp.zeros((0,), data.dtype)
-    return GroupedImpacts(
-        by_group, standard_deviation(total - everything), standard_deviation(total), tuple(members), model.names.poi
-    )
+    about = subject(model, data, fixed, free_poi=True)
+    nuisances = _movable(about)
+    members = _members(model, about.names, nuisances, groups)
+    masks = np.zeros((len(members) + 1, len(about.names)), bool)
+    for k, group in enumerate([*members.values(), list(nuisances)]):
+        masks[k, group] = True
+    parts = ask(Grouped(about.place[None], masks), facts_of(about), check_start(about, init))
+    return GroupedImpacts(*parts, groups=tuple(members), parameter=about.poi_name)
 
 
-def _explained(spread: Array, poi: int, group: Sequence[int]) -> Array:
-    """The variance of the parameter of interest that goes away when a group is held."""
-    where = np.array(group, dtype=int)
-    if not len(where):
-        return jnp.zeros((), spread.dtype)
-    block, column = spread[where][:, where], spread[where, poi]
+@question
+class Grouped(Alone):
+    """The variance of the parameter of interest that goes away when a group is held.
+
+    Attributes:
+        where: Index of the parameter of interest, shape (1,).
+        masks: Members of each group, boolean, shape (groups, n_params); the last is of all nuisance parameters.
+    """
+
+    where: Any
+    masks: Any
+
+    full: ClassVar[bool] = True
+    flat: ClassVar[bool] = False
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``GroupedImpacts``, in its order."""
+        minimum = course.first.found.minimum
+        spread = settle_spread(facts.likelihood, facts.data, minimum, course.spread)
+        poi = self.where[0]
+        total = spread[poi, poi]
+        explained = jax.vmap(lambda mask: _explained(spread, poi, mask))(jnp.asarray(self.masks))
+        statistical = standard_deviation(total - explained[-1])
+        return standard_deviation(explained[:-1]), statistical, standard_deviation(total), minimum.status
+
+
+def _explained(spread: Array, poi: Array, mask: Array) -> Array:
     # Parameters that cannot move have zero rows; they explain nothing.
-    still = jnp.diagonal(block) <= 0
-    block = block + jnp.diag(jnp.where(still, 1.0, 0.0))
+    mine = mask & (jnp.diagonal(spread) > 0)
+    unit = jnp.eye(len(mask), dtype=spread.dtype)
+    block = jnp.where(mine[:, None] & mine[None, :], spread, unit)
     scale = jnp.sqrt(jnp.diagonal(block))
-    column = column / scale
+    column = jnp.where(mine, spread[:, poi], 0.0) / scale
     return column @ jnp.linalg.solve(block / (scale[:, None] * scale[None, :]), column)
 
 
-def _members(model: HistFactoryModel, groups: Mapping[str, Any] | None) -> dict[str, list[int]]:
-    s = model.likelihood.structure
-    all_ = _movable(model)
+def _members(model: Model, names: tuple[str, ...], nuisances: tuple[int, ...], groups: Any) -> dict[str, list[int]]:
+    """Indices of the parameters of each group."""
     if groups is None:
-        gammas = set(s.derived.gammas.tolist())
-        constrained = {k for k in all_ if model.names.constraints[k] != "none"}
-        default = {
-            "MC statistics": [k for k in all_ if k in gammas and k in constrained],
-            "systematics": [k for k in all_ if k in constrained and k not in gammas],
-            "free parameters": [k for k in all_ if k not in constrained],
-        }
-        return {name: group for name, group in default.items() if group}
+        mine = {group: [names.index(name) for name in own] for group, own in model.parameter_groups().items()}
+        moving = {group: [k for k in own if k in nuisances] for group, own in mine.items()}
+        return {group: own for group, own in moving.items() if own}
     if not isinstance(groups, Mapping):
         raise FitError(f"groups is a {type(groups).__name__}: give a mapping from group names to parameter names")
-    names = model.names.parameters
     found: dict[str, list[int]] = {}
     for group, patterns in groups.items():
         patterns = (patterns,) if isinstance(patterns, str) else patterns
@@ -350,7 +409,7 @@ def _members(model: HistFactoryModel, groups: Mapping[str, Any] | None) -> dict[
             raise FitError(f"group {group!r} is {patterns!r:.60}: give names or patterns of parameters")
         chosen: set[int] = set()
         for pattern in patterns:
-            matching = {k for k in all_ if names[k] == pattern or fnmatchcase(names[k], pattern)}
+            matching = {k for k in nuisances if names[k] == pattern or fnmatchcase(names[k], pattern)}
             if not matching:
                 raise FitError(f"group {group!r}: no nuisance parameter that can move is called {pattern!r}")
             chosen |= matching

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from .._base._doors import concrete
+from .._base._doors import concrete, no_type_check
 from .._base._errors import ModelError
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood._histfactory import Likelihood
+from .._base._numerics import safe_sqrt
+from .._base._tables import dataframe, plain
+from .._likelihood._binned import HistFactory
 from .._likelihood._interpolation import factor_coefficients
-from .._model._model import HistFactoryModel, as_data, require_free_poi, require_model
+from .._model._base import require_free, require_model
+from .._model._model import HistFactoryModel
 from .._model._templates import first_cells
-from ._profile import z0
+from ._profile import q0_test
+from ._result import Result, result, static
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class Importance(eqx.Module):
+@result
+class Importance(Result):
     """How the discovery significance changes with what went into it.
 
     Attributes:
@@ -31,6 +39,7 @@ class Importance(eqx.Module):
             uncertainty were twice as large, to first order. Negative where the systematic costs significance.
         cells: d(Z0) / d(yield) of each sample in each bin, in 1 / events, shape (n_cells,).
         yields: The nominal yields, shape (n_cells,).
+        status: The worst status of the fits behind Z0.
         names: Names of the n parameters.
         rows: (channel, sample, number of bins) of the cells, in their order.
         data: ``"asimov"`` (expected at mu = 1), or ``"given"``.
@@ -40,9 +49,10 @@ class Importance(eqx.Module):
     systematics: Float[Array, " systematic"]
     cells: Float[Array, " cell"]
     yields: Float[Array, " cell"]
-    names: tuple[str, ...] = eqx.field(static=True)
-    rows: tuple[tuple[str, str, int], ...] = eqx.field(static=True)
-    data: str = eqx.field(static=True)
+    status: Int[Array, ""]
+    names: tuple[str, ...] = static()
+    rows: tuple[tuple[str, str, int], ...] = static()
+    data: str = static()
 
     def of(self, sample: str, channel: str | None = None) -> Float[Array, " bin"]:
         """d(Z0) / d(yield) of a sample, bin by bin, in all channels where it appears or in one.
@@ -64,7 +74,6 @@ class Importance(eqx.Module):
         return jnp.concatenate(parts)
 
     def _columns(self) -> dict[str, Any]:
-        require_single(self.systematics, 1, "Importance")
         values = np.asarray(self.systematics)
         order = np.argsort(-np.abs(values), kind="stable")
         return {"name": [self.names[k] for k in order], "dz0_dsize": values[order]}
@@ -79,20 +88,15 @@ class Importance(eqx.Module):
             "dz0_dyield": np.asarray(self.cells),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe: systematics, the largest first, and bins."""
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
 
         def rows(columns: dict[str, Any]) -> list[Any]:
             return [plain(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
-        return {
-            "z0": plain(self.z0),
-            "data": self.data,
-            "systematics": rows(self._columns()),
-            "bins": rows(self._bins()),
-        }
+        return {"z0": self.z0, "data": self.data, "systematics": rows(self._columns()), "bins": rows(self._bins())}
 
-    def to_dataframe(self, of: str = "systematics") -> Any:
+    def to_dataframe(self, of: str = "systematics") -> pd.DataFrame:
         """One row for each systematic, or with ``of="bins"`` for each sample in each bin, as a pandas data frame.
 
         Raises:
@@ -100,18 +104,22 @@ class Importance(eqx.Module):
         """
         if of not in ("systematics", "bins"):
             raise ModelError(f"of={of!r}: expected 'systematics' or 'bins'")
+        self._require_single()
         return dataframe(self._columns() if of == "systematics" else self._bins())
 
-    def __repr__(self) -> str:
-        if not concrete(self.systematics) or self.systematics.ndim != 1:
-            return f"Importance(systematics={self.systematics!r}, cells={self.cells!r})"
-        columns = self._columns()
+    def _title(self) -> str:
         kind = "expected" if self.data == "asimov" else "observed"
-        title = f"Importance for the {kind} Z0 = {float(self.z0):.6g}: change per systematic of twice its size"
-        return text_table(list(columns), zip(*columns.values(), strict=True), title)
+        head = f"Importance for the {kind} Z0 = {float(self.z0):.6g}: change per systematic of twice its size"
+        return f"{head}: {self.message}"
 
 
-def importance(model: HistFactoryModel, data: Any = "asimov") -> Importance:
+@no_type_check
+def importance(
+    model: HistFactoryModel,
+    *,
+    data: str | ArrayLike | None = "asimov",
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Importance:
     """What the discovery significance of an analysis hangs on.
 
     The counterpart of feature importance: one gradient of Z0, with everything profiled, with respect to the size of
@@ -123,6 +131,7 @@ def importance(model: HistFactoryModel, data: Any = "asimov") -> Importance:
         model: A model with a parameter of interest.
         data: ``"asimov"``, what the templates themselves predict at mu = 1; or data as in ``fit`` (None: observed),
             which do not follow the yields.
+        fixed: Parameters to hold, as in ``fit``.
 
     Returns:
         ``Importance``; can be jitted and batched.
@@ -131,40 +140,46 @@ def importance(model: HistFactoryModel, data: Any = "asimov") -> Importance:
         ModelError: Without a parameter of interest, or for data of a wrong shape.
     """
     require_model(model)
-    require_free_poi(model)
+    if not isinstance(model, HistFactoryModel):
+        raise ModelError(f"importance needs a model with channels and samples, and a {type(model).__name__} has none")
+    poi = model.require_poi()
+    model = model.with_fixed(fixed or {})
+    require_free(model.likelihood, model.parameter_names(), poi)
     if isinstance(data, str) and data != "asimov":
         raise ModelError(f"data={data!r}: expected 'asimov' or an array")
     asimov = isinstance(data, str)
-    fixed = model.likelihood.observed if asimov else as_data(model, data)
-    sized = _sized(model.likelihood)
-
+    given = None if asimov else model.data_vector(data)
+    sized = _sized(model.likelihood, poi)
     names, ends = model.names, first_cells(model.names)
 
-    def significance(nominal: Array, sizes: Array) -> Array:
+    def significance(nominal: Array, sizes: Array) -> tuple[Array, Array]:
         # By with_templates, so that what follows from the yields follows.
         rows = zip(names.rows, ends, ends[1:], strict=False)
         filled = model.with_templates({(sample, channel): nominal[a:b] for (channel, sample), a, b in rows})
         changed = replace(filled, likelihood=_resized(filled.likelihood, sizes))
-        return z0(changed, changed.asimov_data(mu=1.0) if asimov else fixed)
+        test = q0_test(changed, data=changed.asimov_data(mu=1.0) if asimov else given)
+        return safe_sqrt(test.value), test.status
 
     start = (model.likelihood.nominal, jnp.ones_like(model.likelihood.init))
-    value, (cells, sizes) = jax.value_and_grad(significance, argnums=(0, 1))(*start)
+    (value, status), (cells, sizes) = jax.value_and_grad(significance, argnums=(0, 1), has_aux=True)(*start)
     bins = dict(zip(names.channels, names.channel_bins, strict=True))
     rows = tuple((channel, sample, bins[channel]) for channel, sample in names.rows)
     chosen = tuple(names.parameters[k] for k in sized)
-    kind = "asimov" if asimov else "given"
-    return Importance(value, sizes[np.array(sized, dtype=int)], cells, start[0], chosen, rows, kind)
+    return Importance(
+        value, sizes[np.array(sized, dtype=int)], cells, start[0], status,
+        names=chosen, rows=rows, data="asimov" if asimov else "given",
+    )  # fmt: skip
 
 
-def _sized(likelihood: Likelihood) -> list[int]:
+def _sized(likelihood: HistFactory, poi: int) -> list[int]:
     """Parameters whose uncertainty has a size: those with a constraint, and not fixed for want of one."""
     s = likelihood.structure
     constrained = {*s.normal_params.tolist(), *s.poisson_params.tolist()}
     frozen = np.asarray(likelihood.frozen) > 0 if concrete(likelihood.frozen) else np.zeros(s.n_params, dtype=bool)
-    return [k for k in sorted(constrained) if not frozen[k] and k != s.poi]
+    return [k for k in sorted(constrained) if not frozen[k] and k != poi]
 
 
-def _resized(likelihood: Likelihood, sizes: Array) -> Likelihood:
+def _resized(likelihood: HistFactory, sizes: Array) -> HistFactory:
     """The likelihood with the uncertainty of every parameter scaled by its size, shape (n_params,)."""
     s = likelihood.structure
     changed: dict[str, Array] = {}

@@ -8,37 +8,39 @@ its slope is known from the gradient of the fit (envelope theorem), so Newton's 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 from scipy.special import chdtri
 
-from .._base._doors import concrete
+from .._base._doors import integer, no_type_check, number
 from .._base._errors import FitError
-from .._base._numerics import safe_sqrt
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood import _derivatives
-from .._likelihood._histfactory import Likelihood
+from .._base._numerics import lightly, safe_sqrt
 from .._minimize import _status
-from .._minimize._implicit import attach, attach_root, value_at_minimum
-from .._minimize._newton import Minimum, covariance
-from .._model._model import HistFactoryModel, as_data, require_model, scanned
-from ._fit import OBJECTIVE, Conditions, args_of, hold, margin, no_fit, pins_of, solve_best, unconditional
+from .._minimize._implicit import attach_root
+from .._minimize._newton import Minimum
+from .._model._base import Model, check_start, scanned, subject
+from ._driver import ask
+from ._fit import several_minima
+from ._points import blank_rows, chosen_rows, held_rows, index_array, response, usable_block, value_held
+from ._question import Ask, Course, Question, question
+from ._result import Result, result, static
+from ._roots import Hunt, hunt_from, hunted
+from ._rows import Facts, First, Rows, facts_of
+from ._search import Found
+from ._settle import settle_free
 
 ONE_SIGMA = math.erf(math.sqrt(0.5))
-_MAX_EVALUATIONS = 50
-_MAX_RESTARTS = 3
-_FREE, _RAY, _DONE = range(3)
 
 
-class Interval(eqx.Module):
+@result
+class Interval(Result):
     """A likelihood-ratio interval of one parameter.
 
     Attributes:
@@ -47,56 +49,66 @@ class Interval(eqx.Module):
         upper: Upper end, likewise.
         status_lower: How the search for the lower end ended.
         status_upper: How the search for the upper end ended.
+        next_minimum: The least distance, in the NLL, of another minimum from one of the fits; +inf where all starts
+            agree. Scalar.
         parameter: Name of the parameter.
         level: Confidence level.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("best", 0)
 
     best: Float[Array, ""]
     lower: Float[Array, ""]
     upper: Float[Array, ""]
     status_lower: Int[Array, ""]
     status_upper: Int[Array, ""]
-    parameter: str = eqx.field(static=True)
-    level: float = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    parameter: str = static()
+    level: float = static()
 
     @property
     def error_minus(self) -> Float[Array, "*batch"]:
         """``best - lower``."""
-        return self.best - self.lower
+        return lightly(lambda xp, best, lower: best - lower, self.best, self.lower)
 
     @property
     def error_plus(self) -> Float[Array, "*batch"]:
         """``upper - best``."""
-        return self.upper - self.best
+        return lightly(lambda xp, upper, best: upper - best, self.upper, self.best)
+
+    @property
+    def status(self) -> Int[Array, "*batch"]:
+        """The worst of the two."""
+        return _status.worst(self.status_lower, self.status_upper)
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:
         """Whether both ends were found, or lie on a bound of the parameter."""
-        sides = (self.status_lower, self.status_upper)
-        lower, upper = ((s == _status.CONVERGED) | (s == _status.ON_BOUND) for s in sides)
-        return lower & upper
+        return lightly(
+            lambda xp, *ends: _reached(xp, ends[0]) & _reached(xp, ends[1]), self.status_lower, self.status_upper
+        )
 
     @property
     def message(self) -> str:
         """How both searches ended, and what to do about it."""
-        return f"lower end: {_status.message(self.status_lower)}; upper end: {_status.message(self.status_upper)}"
+        ends = f"lower end: {_status.message(self.status_lower)}; upper end: {_status.message(self.status_upper)}"
+        return ends + several_minima(np.min(np.asarray(self.next_minimum)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where an end was not found)."""
-        names = ("best", "lower", "upper", "error_minus", "error_plus", "converged")
-        numbers = {name: plain(getattr(self, name)) for name in names}
-        return {"parameter": self.parameter, "level": self.level, **numbers, "status": self.message}
+    def _columns(self) -> dict[str, Any]:
+        names = ("best", "lower", "upper", "error_minus", "error_plus")
+        numbers = {name: [float(getattr(self, name))] for name in names}
+        return {"parameter": [self.parameter], **numbers}
 
-    def __repr__(self) -> str:
-        if not concrete(self.best) or self.best.ndim:
-            return f"Interval(parameter={self.parameter!r}, lower={self.lower!r}, upper={self.upper!r})"
-        errors = f"-{float(self.error_minus):.6g} +{float(self.error_plus):.6g}"
-        ends = f"[{float(self.lower):.6g}, {float(self.upper):.6g}]"
-        name = f"Interval of {self.parameter} at {self.level:.6g}"
-        return f"{name}: {float(self.best):.6g} {errors}, {ends}; {self.message}"
+    def _facts(self) -> dict[str, Any]:
+        names = ("parameter", "level", "best", "lower", "upper", "error_minus", "error_plus")
+        return {name: getattr(self, name) for name in names}
+
+    def _title(self) -> str:
+        return f"Interval of {self.parameter} at {self.level:.6g}: {self.message}"
 
 
-class Contour(eqx.Module):
+@result
+class Contour(Result):
     """Likelihood-ratio contours of two parameters.
 
     Attributes:
@@ -104,67 +116,81 @@ class Contour(eqx.Module):
         points: Points of each contour, in order around it, shape (n_levels, n_points, 2); NaN where not found. Points
             where the contour leaves the bounds of a parameter lie on the bound.
         status: How the search for each point ended, shape (n_levels, n_points).
+        next_minimum: As in ``Interval``.
         parameters: Names of the two parameters.
         levels: Confidence levels, of both parameters together.
     """
 
+    _single: ClassVar[tuple[str, int]] = ("best", 1)
+
     best: Float[Array, "2"]
     points: Float[Array, "level point 2"]
     status: Int[Array, "level point"]
-    parameters: tuple[str, str] = eqx.field(static=True)
-    levels: tuple[float, ...] = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    parameters: tuple[str, str] = static()
+    levels: tuple[float, ...] = static()
 
     @property
     def converged(self) -> Bool[Array, "*batch level point"]:
         """Whether each point was found, or lies on a bound."""
-        return (self.status == _status.CONVERGED) | (self.status == _status.ON_BOUND)
+        return lightly(_reached, self.status)
 
     @property
     def message(self) -> str:
         """How the searches ended, and what to do about it."""
-        return _status.message(self.status)
+        return super().message + several_minima(np.min(np.asarray(self.next_minimum)))
 
     def _columns(self) -> dict[str, np.ndarray]:
-        require_single(self.points, 3, "Contour")
         n = self.points.shape[1]
         points = np.asarray(self.points).reshape(-1, 2)
         columns = {"level": np.repeat(self.levels, n)}
         columns |= {name: points[:, k] for k, name in enumerate(self.parameters)}
         return columns | {"converged": np.asarray(self.converged).reshape(-1)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where a point was not found)."""
-        numbers = {name: plain(getattr(self, name)) for name in ("best", "points", "converged")}
-        return {"parameters": list(self.parameters), "levels": list(self.levels), **numbers, "status": self.message}
+    def _shown(self) -> dict[str, Any]:
+        points = np.asarray(self.points)
+        columns: dict[str, Any] = {"level": [f"{level:.4g}" for level in self.levels]}
+        with np.errstate(all="ignore"):
+            for k, name in enumerate(self.parameters):
+                columns |= {f"{end} {name}": f(points[:, :, k], axis=1) for end, f in _ENDS}
+        return columns
 
-    def to_dataframe(self) -> Any:
-        """One row for each point, as a pandas data frame."""
-        return dataframe(self._columns())
+    def _facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("parameters", "levels", "best", "points")}
 
-    def __repr__(self) -> str:
-        if not concrete(self.points) or self.points.ndim != 3:
-            return f"Contour(parameters={self.parameters!r}, points={self.points!r})"
-        x, y = np.asarray(self.best)
-        best = f"{self.parameters[0]} = {x:.6g}, {self.parameters[1]} = {y:.6g}"
-        rows = []
-        for level, points in zip(self.levels, np.asarray(self.points), strict=True):
-            with np.errstate(all="ignore"):
-                low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
-            rows.append((f"{level:.4g}", low[0], high[0], low[1], high[1]))
-        header = ["level", *(f"{end} {name}" for name in self.parameters for end in ("min", "max"))]
-        return text_table(header, rows, f"Contour: {self.message}; best fit {best}")
+    def _title(self) -> str:
+        best = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.parameters, np.asarray(self.best), strict=True))
+        return f"Contour: {self.message}; best fit {best}"
 
 
+_ENDS = (("min", np.nanmin), ("max", np.nanmax))
+
+
+def _reached(xp: Any, status: Any) -> Any:
+    return (status == _status.CONVERGED) | (status == _status.ON_BOUND)
+
+
+@no_type_check
 def interval(
-    model: HistFactoryModel, parameter: str | None = None, level: Any = ONE_SIGMA, data: Any = None
+    model: Model,
+    parameter: str | None = None,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    level: float = ONE_SIGMA,
 ) -> Interval:
     """The likelihood-ratio interval of a parameter, as MINOS finds it: both sides, all others profiled.
+
+    A loop over parameters compiles nothing after the first.
 
     Args:
         model: The model.
         parameter: Name of the parameter; the parameter of interest by default.
-        level: Confidence level; one standard deviation, 0.6827, by default.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
+        level: Confidence level; one standard deviation, 0.6827, by default.
 
     Returns:
         ``Interval``, differentiable with respect to model and data. An end that the parameter's bound cuts off is the
@@ -177,37 +203,39 @@ def interval(
     References:
         F. James, M. Roos, Comput. Phys. Commun. 10 (1975) 343; arXiv:1007.1727, equation 8.
     """
-    require_model(model)
-    if parameter is None:
-        model.require_poi()
-        parameter = model.names.poi
-    names, indices = scanned(model, parameter)
+    about = subject(model, data, fixed, poi=parameter is None)
+    names, indices = scanned(about, model, about.poi_name if parameter is None else parameter)
     if len(names) != 1:
         raise FitError(f"parameter={parameter!r}: an interval is of one parameter; see contour for two")
     level = _level(level)
-    rays = Rays(np.array([[-1.0], [1.0]]), np.full(2, math.sqrt(chdtri(1, 1.0 - level))))
-    best, points, status = _search_rays(model, data, indices, rays)
-    lower, upper = points[0, 0], points[1, 0]
-    return Interval(best[0], lower, upper, status[0], status[1], names[0], level)
+    goal, dtype = math.sqrt(chdtri(1, 1.0 - level)), about.likelihood.dtype
+    asked = Sides(index_array(*indices), np.array([-1.0, 1.0], dtype), np.array([goal, goal], dtype))
+    parts = ask(asked, facts_of(about), check_start(about, init))
+    return Interval(*parts, parameter=names[0], level=level)
 
 
+@no_type_check
 def contour(
-    model: HistFactoryModel,
+    model: Model,
     parameters: Sequence[str],
-    levels: Sequence[float] = (ONE_SIGMA, 0.95),
     *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    level: float | Sequence[float] = (ONE_SIGMA, 0.95),
     n_points: int = 40,
-    data: Any = None,
 ) -> Contour:
     """Likelihood-ratio contours of two parameters, all others profiled.
 
     Args:
         model: The model.
         parameters: Names of the two parameters.
-        levels: Confidence levels of both together: ``2 (NLL - NLL_min)`` is a quantile of chi2 with two degrees of
-            freedom, 2.30 and 5.99 by default.
-        n_points: Points of each contour, equally spaced in angle where the covariance is a circle.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
+        level: Confidence levels of both together, one or several: ``2 (NLL - NLL_min)`` is a quantile of chi2 with two
+            degrees of freedom, 2.30 and 5.99 by default.
+        n_points: Points of each contour, equally spaced in angle where the covariance is a circle.
 
     Returns:
         ``Contour``, differentiable with respect to model and data along the rays from the best fit.
@@ -216,153 +244,165 @@ def contour(
         FitError: For unknown or fixed parameters, levels outside (0, 1), or fewer than 3 points.
         ModelError: For wrong shapes.
     """
-    require_model(model)
-    names, indices = scanned(model, parameters)
+    about = subject(model, data, fixed)
+    names, indices = scanned(about, model, parameters)
     if len(names) != 2:
         raise FitError(f"parameters={parameters!r}: a contour needs two names")
-    if isinstance(n_points, bool) or not isinstance(n_points, int) or n_points < 3:
-        raise FitError(f"n_points={n_points!r}: expected an integer of at least 3")
-    levels = tuple(_level(level) for level in np.atleast_1d(np.asarray(levels, dtype=object)))
+    integer(n_points, "n_points", 3)
+    levels = tuple(_level(x) for x in np.atleast_1d(np.asarray(level, dtype=object)))
     if not levels:
-        raise FitError("levels is empty: give at least one confidence level")
+        raise FitError("level is empty: give at least one confidence level")
     turns = np.tile(np.arange(n_points) / n_points, len(levels))
-    goals = np.repeat([math.sqrt(chdtri(2, 1.0 - level)) for level in levels], n_points)
-    rays = Rays(turns[:, None], goals)
-    best, points, status = _search_rays(model, data, indices, rays)
-    shape = (len(levels), n_points)
-    return Contour(best, points.reshape(*shape, 2), status.reshape(shape), (names[0], names[1]), levels)
+    goals = np.repeat([math.sqrt(chdtri(2, 1.0 - x)) for x in levels], n_points)
+    dtype = about.likelihood.dtype
+    asked = Around(index_array(*indices), turns.astype(dtype), goals.astype(dtype), (len(levels), n_points))
+    parts = ask(asked, facts_of(about), check_start(about, init))
+    return Contour(*parts, parameters=(names[0], names[1]), levels=levels)
 
 
 def _level(level: Any) -> float:
-    if not isinstance(level, int | float | np.floating) or not 0 < level < 1:
-        raise FitError(f"level={level!r}: expected a confidence level between 0 and 1, such as 0.6827")
-    return float(level)
-
-
-class Rays(NamedTuple):
-    """Directions and levels.
-
-    Attributes:
-        directions: Of one parameter: in units of its uncertainty. Of two: the angle in turns, where their covariance
-            is a circle. Shape (n_rays, 1).
-        goals: ``sqrt(2 (NLL - NLL_min))`` at the end of each ray, shape (n_rays,).
-    """
-
-    directions: Any
-    goals: Any
+    return number(level, "level", 0.0, 1.0, hint=": a confidence level, such as 0.6827")
 
 
 class _Search(NamedTuple):
-    """State of the search; each pass of the loop makes one fit.
+    """State of the search.
 
     Attributes:
-        kind: Which fit comes next.
-        ray: Which ray is looked at.
-        r: Where on it, in units of the covariance.
-        low: Largest r known to be inside.
-        high: Smallest r known to be outside.
-        evaluations: Evaluations on this ray.
-        restarts: How often the unconditional fit was made again because a conditional one lay lower.
-        start: Where the next fit starts, shape (n_params,).
-        free: Unconditional fit.
+        center: The unconditional fit, shape (n_params,).
+        rate: How all parameters follow the scanned ones in the quadratic approximation, shape (n_params, n_scanned).
         directions: Rays in the parameters' own units, shape (n_rays, n_scanned).
-        response: How all parameters follow the scanned ones in the quadratic approximation, (n_params, n_scanned).
-        roots: r at the ends, shape (n_rays,).
-        status: How each search ended, shape (n_rays,).
-        minima: Conditional fits at the ends, leading axis n_rays.
+        farthest: Where each leaves the bounds, in units of its direction, shape (n_rays,).
+        hunts: The searches for their ends.
+        found: The last fit on each ray, leading axis n_rays.
+        at: Where that was, shape (n_rays,).
     """
 
-    kind: Array
-    ray: Array
-    r: Array
-    low: Array
-    high: Array
-    evaluations: Array
-    restarts: Array
-    start: Array
-    free: Minimum
+    center: Array
+    rate: Array
     directions: Array
-    response: Array
-    roots: Array
-    status: Array
-    minima: Minimum
+    farthest: Array
+    hunts: Hunt
+    found: Found
+    at: Array
 
 
-def _search_rays(
-    model: HistFactoryModel, data: Any, indices: tuple[int, ...], rays: Rays
-) -> tuple[Array, Array, Array]:
-    """Best fit, end points of the rays, and their status."""
-    likelihood, data = model.likelihood, as_data(model, data)
-    rays = Rays(*(jnp.asarray(x, likelihood.dtype) for x in rays))
-    search = _solve_rays(*lax.stop_gradient((likelihood, data)), rays, indices)
-    best, points = _finish(likelihood, data, search, rays, indices)
-    return best, points, search.status
+@question
+class Rays(Question):
+    """Ends of rays from the best fit, in one or two parameters.
+
+    Attributes:
+        where: Indices of the parameters, shape (1,) or (2,).
+        aims: Directions. Of one parameter: in units of its uncertainty. Of two: the angle in turns, where their
+            covariance is a circle. Shape (n_rays,).
+        goals: ``sqrt(2 (NLL - NLL_min))`` at the end of each ray, shape (n_rays,).
+    """
+
+    where: Any
+    aims: Any
+    goals: Any
+
+    flat: ClassVar[bool] = False
+
+    def columns(self, facts: Facts) -> tuple[Any, Any]:
+        """Those of the scanned parameters."""
+        return self.where[0], self.where[1] if len(self.where) > 1 else -1
+
+    def begin(self, facts: Facts, first: First) -> _Search:
+        """Each ray is looked at where it ends if the likelihood is Gaussian."""
+        k, where = facts.likelihood, self.where
+        columns = first.columns[: len(where)]
+        y = first.found.minimum.y
+        center, lower, upper = y[where], k.lower[where], k.upper[where]
+        block = usable_block(columns, where)
+        aims, goals = jnp.asarray(self.aims), jnp.asarray(self.goals)
+        if len(where) == 1:
+            directions = aims[:, None] * jnp.sqrt(block)
+        else:
+            directions = _fan(aims, block, center, lower, upper)
+        ends = jnp.where(directions > 0, upper, lower)
+        away = jnp.abs(directions) > 0
+        farthest = jnp.where(away, (ends - center) / jnp.where(away, directions, 1.0), jnp.inf).min(1)
+        nothing = blank_rows(k, facts.data, len(goals))
+        found = nothing._replace(minimum=nothing.minimum._replace(y=jnp.broadcast_to(y, nothing.minimum.y.shape)))
+        hunts = hunt_from(jnp.minimum(goals, farthest))
+        return _Search(y, response(columns, where), directions, farthest, hunts, found, jnp.zeros_like(goals))
+
+    def ask(self, facts: Facts, state: _Search) -> Ask:
+        """One fit on each ray whose end is not known."""
+        center = state.center[self.where]
+        points = center + state.hunts.x[:, None] * state.directions
+        # The last fit lies on the ray up to rounding only.
+        last = state.found.minimum.y.at[:, self.where].set(center + state.at[:, None] * state.directions)
+        start, held = held_rows(facts.likelihood, last, self.where, points, state.rate)
+        return Ask(Rows.of(start, held, wanted=state.hunts.open), facts.data)
+
+    def tell(self, facts: Facts, state: _Search, first: First, found: Found) -> _Search:
+        """One step of each search."""
+        hunts, minima = state.hunts, found.minimum
+        gap = minima.value - first.found.minimum.value
+        value = safe_sqrt(2.0 * jnp.maximum(gap, 0.0))
+        rise = (minima.gradient[:, self.where] * state.directions).sum(1)
+        slope = jnp.where(gap > 0, rise / jnp.where(value > 0, value, 1.0), 0.0)
+        after = hunted(hunts, value - self.goals, slope, state.farthest, grow=2.0)
+        return state._replace(
+            hunts=after,
+            found=chosen_rows(hunts.open, found, state.found),
+            at=jnp.where(hunts.open, hunts.x, state.at),
+        )
+
+    def done(self, state: _Search) -> Array:
+        """When all ends are known."""
+        return ~state.hunts.open.any()
+
+    def ends(self, facts: Facts, course: Course) -> tuple[Array, Array, Array]:
+        """Best fit, shape (n_scanned,), ends of the rays, shape (n_rays, n_scanned), and their statuses."""
+        likelihood, data, state, where = facts.likelihood, facts.data, course.state, self.where
+        hunts, minima = state.hunts, state.found.minimum
+        free = settle_free(likelihood, data, course.first.found.minimum)
+        center = state.center[where]
+        fits = _status.worst(minima.status, course.first.found.minimum.status)
+        fits = jnp.where((fits == _status.CONVERGED) & hunts.cut, _status.ON_BOUND, fits)
+        lost = jnp.where(jnp.isinf(hunts.high), _status.NO_ROOT, _status.STEP_LIMIT)
+        status = jnp.where(hunts.found | hunts.cut, fits, lost)
+
+        def end(root: Array, direction: Array, goal: Array, minimum: Minimum) -> Array:
+            constants = (where, minimum, center, direction, goal)
+            return attach_root(_excess, root, (likelihood, data, free.value), constants)
+
+        roots = jax.vmap(end)(hunts.root, state.directions, jnp.asarray(self.goals), minima)
+        ends = center + roots[:, None] * state.directions
+        bounds = jnp.where(state.directions > 0, likelihood.upper[where], likelihood.lower[where])
+        # The sum above may miss the bound by a rounding error.
+        close = jnp.abs(ends - bounds) <= 1e-6 * jnp.abs(bounds - center)
+        on_bound = jax.lax.stop_gradient(jnp.where(close & (state.directions != 0), bounds, ends))
+        points = jnp.where((status == _status.ON_BOUND)[:, None], on_bound, ends)
+        return free.params[where], points, status
 
 
-@jax.jit(static_argnums=3)
-def _solve_rays(likelihood: Likelihood, data: Array, rays: Rays, indices: tuple[int, ...]) -> _Search:
-    n_rays = len(rays.goals)
-    nothing, zero = no_fit(likelihood), jnp.zeros((), data.dtype)
-    state = _Search(
-        kind=jnp.array(_FREE),
-        ray=jnp.array(0),
-        r=zero,
-        low=zero,
-        high=zero + jnp.inf,
-        evaluations=jnp.array(0),
-        restarts=jnp.array(0),
-        start=likelihood.init,
-        free=nothing,
-        directions=jnp.zeros((n_rays, len(indices)), data.dtype),
-        response=jnp.zeros((len(likelihood.init), len(indices)), data.dtype),
-        roots=jnp.full((n_rays,), jnp.nan, data.dtype),
-        status=jnp.full((n_rays,), _status.RUNNING),
-        minima=jax.tree.map(lambda x: jnp.broadcast_to(x, (n_rays, *x.shape)), nothing),
-    )
-    task = _Task(likelihood, data, rays, indices)
-    return lax.while_loop(lambda s: s.kind != _DONE, lambda s: _step(task, s), state)
+@question
+class Sides(Rays):
+    """Both sides of one parameter."""
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``Interval``, in its order."""
+        best, points, status = self.ends(facts, course)
+        return best[0], *points[:, 0], *status, course.above
 
 
-class _Task(NamedTuple):
-    """What stays the same during a search."""
+@question
+class Around(Rays):
+    """Around the best fit of two parameters.
 
-    likelihood: Likelihood
-    data: Array
-    rays: Rays
-    indices: tuple[int, ...]
+    Attributes:
+        shape: Number of levels and of points for each.
+    """
 
+    shape: tuple[int, int] = static()
 
-def _step(task: _Task, s: _Search) -> _Search:
-    likelihood, where = task.likelihood, np.array(task.indices)
-    free = s.kind == _FREE
-    point = s.free.y[where] + s.r * s.directions[s.ray]
-    conditions = hold(likelihood, task.indices, point)
-    start = jnp.where(free, s.start, s.start.at[where].set(point))
-    held = jnp.where(free, likelihood.frozen > 0, conditions.held)
-    minimum = solve_best(likelihood, task.data, Conditions(start, held))
-    return lax.cond(free, lambda: _after_free(task, s, minimum), lambda: _after_ray(task, s, minimum))
-
-
-def _after_free(task: _Task, s: _Search, minimum: Minimum) -> _Search:
-    """Begins (or begins again) with the first ray."""
-    likelihood, where = task.likelihood, np.array(task.indices)
-    args = args_of(likelihood, task.data, minimum)
-    hessian = _derivatives.hessian(likelihood, minimum.y, task.data, args[2])
-    spread = covariance(hessian, likelihood.frozen > 0)
-    pinned = pins_of(likelihood, minimum, unconditional(likelihood)).mask.at[where].set(False)
-    ok = jnp.isfinite(spread).all()
-    spread = jnp.where(ok, spread, covariance(hessian, pinned))
-    block = spread[where][:, where]
-    usable = jnp.isfinite(spread).all() & (jnp.diagonal(block) > 0).all()
-    block = jnp.where(usable, block, jnp.eye(len(where), dtype=block.dtype))
-    response = jnp.where(usable, jnp.linalg.solve(block, spread[:, where].T).T, 0.0)
-    s = s._replace(kind=jnp.array(_RAY), ray=jnp.array(0), free=minimum, response=response)
-    if len(where) == 1:
-        directions = task.rays.directions * jnp.sqrt(block)
-    else:
-        ends = (likelihood.lower[where], likelihood.upper[where])
-        directions = _fan(task.rays.directions[:, 0], block, minimum.y[where], *ends)
-    return _begin(task, s._replace(directions=directions))
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``Contour``, in its order."""
+        best, points, status = self.ends(facts, course)
+        return best, points.reshape((*self.shape, 2)), status.reshape(self.shape), course.above
 
 
 def _fan(turns: Array, block: Array, y: Array, lower: Array, upper: Array) -> Array:
@@ -385,112 +425,9 @@ def _fan(turns: Array, block: Array, y: Array, lower: Array, upper: Array) -> Ar
     return shape * scale * flip
 
 
-def _farthest(task: _Task, s: _Search) -> Array:
-    """r at which the ray leaves the bounds."""
-    where = np.array(task.indices)
-    y, direction = s.free.y[where], s.directions[s.ray]
-    ends = jnp.where(direction > 0, task.likelihood.upper[where], task.likelihood.lower[where])
-    away = jnp.abs(direction) > 0
-    return jnp.where(away, (ends - y) / jnp.where(away, direction, 1.0), jnp.inf).min()
-
-
-def _begin(task: _Task, s: _Search) -> _Search:
-    """The first point of a ray: where it ends if the likelihood is Gaussian."""
-    goal = task.rays.goals[s.ray]
-    return _move(task, s._replace(low=jnp.zeros_like(goal), high=goal + jnp.inf, evaluations=jnp.array(0)), goal)
-
-
-def _move(task: _Task, s: _Search, r: Array) -> _Search:
-    """The next fit is made at r, or where the ray leaves the bounds; all parameters follow to first order."""
-    r = jnp.minimum(r, _farthest(task, s))
-    start = s.free.y + s.response @ (r * s.directions[s.ray])
-    return s._replace(r=r, start=start)
-
-
-def _after_ray(task: _Task, s: _Search, minimum: Minimum) -> _Search:
-    """Newton's step inside the bracket; ends the search on this ray if the step no longer matters."""
-    where, goal = np.array(task.indices), task.rays.goals[s.ray]
-    gap = minimum.value - s.free.value
-    # A conditional fit below the unconditional one leads it to the minimum that it missed.
-    missed = (gap < -margin(s.free.value)) & (s.r > 0) & (s.restarts < _MAX_RESTARTS)
-    value = safe_sqrt(2.0 * jnp.maximum(gap, 0.0)) - goal
-    value = jnp.where(jnp.isnan(value), jnp.inf, value)
-    rise = minimum.gradient[where] @ s.directions[s.ray]
-    slope = jnp.where(gap > 0, rise / safe_sqrt(2.0 * jnp.where(gap > 0, gap, 1.0)), 0.0)
-    low = jnp.where(value < 0, jnp.maximum(s.low, s.r), s.low)
-    high = jnp.where(value < 0, s.high, jnp.minimum(s.high, s.r))
-    newton = s.r - value / jnp.where(slope > 0, slope, jnp.nan)
-    middle = jnp.where(jnp.isinf(high), 2.0 * s.r, 0.5 * (low + high))
-    guess = jnp.where((newton > low) & (newton < high), newton, middle)
-    guess = jnp.minimum(guess, 10.0 * s.r)
-    rtol = 1e-7 if value.dtype == np.float64 else 1e-4
-    closed = jnp.isfinite(high) & (high - low <= rtol * high)
-    done = (jnp.abs(newton - s.r) <= rtol * s.r) | closed
-    cut = ~done & (value < 0) & (s.r >= _farthest(task, s))
-    evaluations = s.evaluations + 1
-    lost = ~done & ~cut & (evaluations >= _MAX_EVALUATIONS)
-    ended = done | cut | lost
-    fits = _status.worst(minimum.status, s.free.status)
-    fits = jnp.where((fits == _status.CONVERGED) & cut, _status.ON_BOUND, fits)
-    failure = jnp.where(jnp.isinf(high), _status.NO_ROOT, _status.STEP_LIMIT)
-    root = jnp.where(cut, s.r, jnp.where(done & jnp.isfinite(newton), newton, jnp.where(done, s.r, jnp.nan)))
-    found = s._replace(
-        low=low,
-        high=high,
-        evaluations=evaluations,
-        roots=s.roots.at[s.ray].set(root),
-        status=s.status.at[s.ray].set(jnp.where(lost, failure, fits)),
-        minima=jax.tree.map(lambda all_, one: all_.at[s.ray].set(one), s.minima, minimum),
-    )
-    last = s.ray == len(task.rays.goals) - 1
-    following = _begin(task, found._replace(ray=jnp.minimum(s.ray + 1, len(task.rays.goals) - 1)))
-    following = following._replace(kind=jnp.where(last, _DONE, _RAY))
-    again = s._replace(kind=jnp.array(_FREE), start=minimum.y, restarts=s.restarts + 1)
-    moved = _move(task, found, guess)
-
-    def choose(a: Any, b: Any, condition: Array) -> Any:
-        return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-    return choose(again, choose(following, moved, ended), missed)
-
-
-@jax.jit(static_argnums=4)
-def _finish(
-    likelihood: Likelihood, data: Array, s: _Search, rays: Rays, indices: tuple[int, ...]
-) -> tuple[Array, Array]:
-    """Everything of the search that has derivatives."""
-    where = np.array(indices)
-    args, pins = args_of(likelihood, data, s.free), pins_of(likelihood, s.free, unconditional(likelihood))
-    lowest = value_at_minimum(OBJECTIVE, s.free.y, args, pins)
-    best = attach(OBJECTIVE, s.free.y, args, pins)[where]
-    center = s.free.y[where]
-
-    def end(root: Array, direction: Array, goal: Array, minimum: Minimum, status: Array) -> Array:
-        point = center + root * direction
-        minimum = minimum._replace(y=minimum.y.at[where].set(point))
-        constants = (minimum, center, direction, goal)
-        root = attach_root(partial(_excess, indices), root, (likelihood, data, lowest), constants)
-        end = center + root * direction
-        return jnp.where(status == _status.ON_BOUND, lax.stop_gradient(on_bound(end, direction)), end)
-
-    def on_bound(end: Array, direction: Array) -> Array:
-        # The sum above may miss the bound by a rounding error.
-        ends = jnp.where(direction > 0, likelihood.upper[where], likelihood.lower[where])
-        close = jnp.abs(end - ends) <= 1e-6 * jnp.abs(ends - center)
-        return jnp.where(close & (direction != 0), ends, end)
-
-    return best, jax.vmap(end)(s.roots, s.directions, rays.goals, s.minima, s.status)
-
-
-def _excess(
-    indices: tuple[int, ...],
-    r: Array,
-    args: tuple[Likelihood, Array, Array],
-    constants: tuple[Minimum, Array, Array, Array],
-) -> Array:
+def _excess(r: Array, args: tuple[Any, Array, Array], constants: tuple[Any, ...]) -> Array:
     """0 at the end of a ray."""
     likelihood, data, lowest = args
-    minimum, center, direction, goal = constants
-    pins = pins_of(likelihood, minimum, hold(likelihood, indices, center + r * direction))
-    value = value_at_minimum(OBJECTIVE, minimum.y, args_of(likelihood, data, minimum), pins)
+    where, minimum, center, direction, goal = constants
+    value = value_held(likelihood, data, minimum, where, center + r * direction)
     return safe_sqrt(2.0 * (value - lowest)) - goal

@@ -1,112 +1,104 @@
-"""Upper limits: where CLs falls to a level, observed and expected.
+"""Upper limits: where CLs falls to one minus the confidence level, observed and expected.
 
 The expected limits need no second root finder. With ``CLsb = Phi(n - sqrt(q_A))`` and ``CLb = Phi(n)`` for a background
-that fluctuates by n standard deviations, ``CLs = level`` is ``sqrt(q_A(mu)) = n - Phi^-1(level Phi(n))``: a root of a
+that fluctuates by n standard deviations, ``CLs = alpha`` is ``sqrt(q_A(mu)) = n - Phi^-1(alpha Phi(n))``: a root of a
 function that is almost linear in mu, and whose slope is known from the gradient of the fit (envelope theorem).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.scipy.special import log_ndtr, ndtr, ndtri
-from jaxtyping import Bool, Float, Int
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from .._base._doors import concrete
-from .._base._errors import FitError
+from .._base._compiled import choose
+from .._base._doors import no_type_check, number, one_of, replaced
 from .._base._numerics import safe_sqrt
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood._histfactory import Likelihood, expected, rates
 from .._minimize import _status
-from .._minimize._implicit import attach, attach_root, value_at_minimum
+from .._minimize._implicit import attach_root
 from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, bound_below
-from ._asymptotics import BANDS, asimov_of, check_test, distance
-from ._fit import OBJECTIVE, Conditions, args_of, at, margin, no_fit, pins_of, solve_best, unconditional
+from .._model._base import Model, check_bounds, check_start, subject
+from ._driver import ask
+from ._points import blank_rows, chosen_rows, expected_of, held_rows, response, settle_rows, value_held
+from ._profile import DEFICIT
+from ._question import Ask, Course, Question, question
+from ._result import Result, result, static
+from ._roots import Hunt, hunt_from, hunted
+from ._rows import Facts, First, Rows, facts_of
+from ._search import Found
+from ._settle import known, settle_free
+from ._statistics import BANDS, STATISTICS
 
-# Fits per limit, and how far out to look for it in units of the first guess.
-_MAX_EVALUATIONS = 60
-_FARTHEST = 1e12
-_MAX_RESTARTS = 3
-# Targets: the observed limit and the expected ones. The median comes first, since the others are near.
+# Limits that are looked for: the observed one and the expected ones.
 _TARGETS = 1 + len(BANDS)
 _MEDIAN = BANDS.index(0)
-_ORDER = (3, 4, 2, 5, 1, 0)
-_FREE, _BACKGROUND, _ASIMOV, _DATA, _DONE = range(5)
+# How far out to look, in units of the first guess.
+_FARTHEST = 1e12
 
 
-class UpperLimit(eqx.Module):
+@result
+class UpperLimit(Result):
     """Upper limits on the parameter of interest.
 
     Attributes:
         observed: Observed limit, scalar; NaN where there is none.
         expected: Limits expected where the background fluctuates by -2 to +2 standard deviations, shape (5,).
-        mu_hat: Best fit of the parameter of interest, not below 0.
-        status: How each of the six ended, shape (6,): the observed limit first. ``message`` is their sentence.
+        mu_hat: Best fit of the parameter of interest, for ``"qtilde"`` not below 0.
+        status: How the search for each of the six ended, shape (6,): the observed limit first. ``message`` is their
+            sentence.
         n_fits: Number of fits made.
-        level: One minus the confidence level.
+        next_minimum: The least distance, in the NLL, of another minimum from one of the fits behind the limits; +inf
+            where all starts agree. Scalar.
+        level: Confidence level.
         parameter: Name of the parameter of interest.
         test_stat: ``"qtilde"`` or ``"q"``.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("observed", 0)
 
     observed: Float[Array, ""]
     expected: Float[Array, "5"]
     mu_hat: Float[Array, ""]
     status: Int[Array, "6"]
     n_fits: Int[Array, ""]
-    level: float = eqx.field(static=True)
-    parameter: str = eqx.field(static=True)
-    test_stat: str = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    level: float = static()
+    parameter: str = static()
+    test_stat: str = static()
 
     @property
-    def converged(self) -> Bool[Array, "*batch 6"]:
-        """Whether each of the six limits was found."""
-        return self.status == _status.CONVERGED
+    def median(self) -> Float[Array, "*batch"]:
+        """The median expected limit."""
+        return self.expected[..., _MEDIAN]
 
-    @property
-    def message(self) -> str:
-        """How the searches ended, and what to do about it."""
-        return _status.message(self.status)
-
-    def _columns(self) -> dict[str, list[Any]]:
-        require_single(self.observed, 0, "UpperLimit")
+    def _columns(self) -> dict[str, Any]:
         names = ["observed", *(f"expected {n:+d} sigma" if n else "expected" for n in BANDS)]
         values = [float(self.observed), *np.asarray(self.expected).tolist()]
         return {"limit": names, self.parameter: values, "converged": np.asarray(self.converged).tolist()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where there is no limit)."""
-        return {
-            "parameter": self.parameter,
-            "level": self.level,
-            "test_stat": self.test_stat,
-            "observed": plain(self.observed),
-            "expected": plain(self.expected),
-            "mu_hat": plain(self.mu_hat),
-            "converged": plain(self.converged),
-            "status": self.message,
-        }
+    def _shown(self) -> dict[str, Any]:
+        return {name: column for name, column in self._columns().items() if name != "converged"}
 
-    def to_dataframe(self) -> Any:
-        """One row for each of the six limits, as a pandas data frame; needs a single result, not a batch."""
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.observed) or self.observed.ndim:
-            return f"UpperLimit(observed={self.observed!r}, expected={self.expected!r})"
-        head = f"UpperLimit on {self.parameter} at {1 - self.level:.6g} confidence ({self.test_stat}): {self.message}"
-        columns = self._columns()
-        return text_table(list(columns)[:2], zip(*list(columns.values())[:2], strict=True), head)
+    def _title(self) -> str:
+        return f"UpperLimit on {self.parameter} at {self.level:.6g} confidence ({self.test_stat}): {self.message}"
 
 
+@no_type_check
 def upper_limit(
-    model: HistFactoryModel, data: Any = None, *, level: Any = 0.05, test_stat: str = "qtilde"
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    level: float = 0.95,
+    test_stat: str = "qtilde",
 ) -> UpperLimit:
     """Observed and expected upper limits on the parameter of interest, by CLs with asymptotic distributions.
 
@@ -116,300 +108,206 @@ def upper_limit(
     Args:
         model: A model with a parameter of interest. One that may be negative is held at 0 or above for ``"qtilde"``.
         data: As in ``fit``.
-        level: One minus the confidence level.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
+        level: Confidence level.
         test_stat: ``"qtilde"`` (equation 16) or ``"q"`` (equation 14).
 
     Returns:
         ``UpperLimit``; differentiable with respect to model and data (implicit differentiation through the roots), and
-        can be jitted and batched. Where CLs does not fall to the level the limit is NaN and ``status`` says so.
+        can be jitted and batched. Where CLs does not fall to ``1 - level`` the limit is NaN and ``status`` says so.
 
     Raises:
         ModelError: Without a parameter of interest, or for wrong shapes.
-        FitError: For a level outside (0, 0.5), an unknown test statistic, or a parameter of interest that is fixed or
+        FitError: For a level outside (0.5, 1), an unknown test statistic, or a parameter of interest that is fixed or
             cannot be 0.
 
     References:
         arXiv:1007.1727, sections 3 and 4.3; CLs: J. Phys. G 28 (2002) 2693.
     """
-    if test_stat not in ("qtilde", "q"):
-        raise FitError(f"test_stat={test_stat!r}: limits are set with 'qtilde' or 'q'")
-    check_test(model, 0.0, test_stat)
-    poi = model.require_poi()
+    one_of(test_stat, [name for name, statistic in STATISTICS.items() if statistic.sets_limits], "test_stat")
     # Where mu-hat is far above 0, CLs never exceeds one half by much.
-    if isinstance(level, bool) or not isinstance(level, int | float | np.floating) or not 0 < level < 0.5:
-        raise FitError(f"level={level!r}: expected a number between 0 and 0.5, such as 0.05")
-    data = as_data(model, data)
-    lifted = (bound_below(model) if test_stat == "qtilde" else model).likelihood
-    lifted = replace(lifted, upper=lifted.upper.at[poi].set(jnp.inf))
-    task = _Task(jnp.asarray(level, lifted.dtype), poi, test_stat)
-    search = _search(*lax.stop_gradient((lifted, data)), task)
-    observed, bands, mu_hat, status = _finish(lifted, data, search, task)
-    return UpperLimit(observed, bands, mu_hat, status, search.n_fits, float(level), model.names.poi, test_stat)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Task:
-    """What a search is for.
-
-    Attributes:
-        level: One minus the confidence level, scalar.
-        poi: Index of the parameter of interest.
-        test_stat: ``"qtilde"`` or ``"q"``.
-    """
-
-    level: Array
-    poi: int = field(metadata={"static": True})
-    test_stat: str = field(metadata={"static": True})
-
-    def goals(self, dtype: Any) -> Array:
-        """sqrt(q_A) at the expected limits, shape (5,)."""
-        n = jnp.asarray(BANDS, dtype)
-        return n - ndtri(self.level * ndtr(n))
-
-    def excess(self, q: Array, q_asimov: Array) -> Array:
-        """``log(level / CLs)`` of the data: rises with mu, 0 at the observed limit."""
-        t, root = distance(q, q_asimov, self.test_stat), safe_sqrt(q_asimov)
-        return jnp.log(self.level) + log_ndtr(-t) - log_ndtr(-(t + root))
+    level = number(level, "level", 0.5, 1.0, hint=": a confidence level, such as 0.95")
+    statistic = STATISTICS[test_stat]
+    about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
+    check_bounds(model, about, [statistic.alternative])
+    lifted = replace(about.likelihood, upper=replaced(about.likelihood.upper, about.poi, np.inf))
+    asked = Limit(about.place[None], np.asarray(1.0 - level, lifted.dtype), test_stat)
+    parts = ask(asked, facts_of(about._replace(likelihood=lifted)), check_start(about, init))
+    return UpperLimit(*parts, level=level, parameter=about.poi_name, test_stat=test_stat)
 
 
 class _Search(NamedTuple):
-    """State of the search; each pass of the loop makes one fit. Six targets: observed, then the bands.
+    """State of the search.
 
     Attributes:
-        kind: Which fit comes next.
-        place: Place in ``_ORDER`` of the limit that is looked for.
-        x: Where its function is evaluated next.
-        first: First guess, the unit of "far".
-        evaluations: Evaluations made for this target.
-        n_fits: Fits made for all of them.
-        restarts: How often the unconditional fit was made again because a conditional one lay lower.
-        free: Unconditional fit to the data.
-        background: Conditional fit to the data at 0.
-        asimov: The Asimov data set.
-        to_data: Where the next fit to the data starts, shape (n_params,).
-        on_asimov: The last fit to the Asimov data set.
-        low: Largest point known to be below each root, shape (6,).
-        high: Smallest point known to be above it.
-        roots: The limits.
-        status: How each search ended.
-        at_asimov: For each limit the fit to the Asimov data set there.
-        at_data: For the observed limit the fit to the data there.
+        begun: Whether the background fit is made.
+        center: The unconditional fit, shape (n_params,).
+        rate: How the other parameters follow the one of interest, shape (n_params, 1).
+        background: Conditional fit to the data at the alternative hypothesis, leading axis 1.
+        made: The Asimov data set.
+        hunts: The six searches, observed first.
+        first: First guesses, the unit of "far", shape (6,).
+        asimov: For each search its last fit to the Asimov data set, leading axis 6.
+        data: For the observed limit the last fit to the data, leading axis 1.
     """
 
-    kind: Array
-    place: Array
-    x: Array
+    begun: Array
+    center: Array
+    rate: Array
+    background: Found
+    made: Array
+    hunts: Hunt
     first: Array
-    evaluations: Array
-    n_fits: Array
-    restarts: Array
-    free: Minimum
-    background: Minimum
-    asimov: Array
-    to_data: Array
-    on_asimov: Minimum
-    low: Array
-    high: Array
-    roots: Array
-    status: Array
-    at_asimov: Minimum
-    at_data: Minimum
+    asimov: Found
+    data: Found
 
 
-@jax.jit
-def _search(likelihood: Likelihood, data: Array, task: _Task) -> _Search:
-    dtype, zero = likelihood.dtype, jnp.array(0)
-    nothing = no_fit(likelihood)
-    nan = jnp.full((_TARGETS,), jnp.nan, dtype)
-    state = _Search(
-        kind=jnp.array(_FREE),
-        place=zero,
-        x=jnp.zeros((), dtype),
-        first=jnp.ones((), dtype),
-        evaluations=zero,
-        n_fits=zero,
-        restarts=zero,
-        free=nothing,
-        background=nothing,
-        asimov=data,
-        to_data=likelihood.init,
-        on_asimov=nothing,
-        low=jnp.zeros_like(nan),
-        high=jnp.full_like(nan, jnp.inf),
-        roots=nan,
-        status=jnp.full((_TARGETS,), _status.RUNNING),
-        at_asimov=jax.tree.map(lambda x: jnp.broadcast_to(x, (_TARGETS, *x.shape)), nothing),
-        at_data=nothing,
-    )
-    return lax.while_loop(lambda s: s.kind != _DONE, lambda s: _step(likelihood, data, task, s), state)
+@question
+class Limit(Question):
+    """Six upper limits.
+
+    Attributes:
+        where: Index of the parameter of interest, shape (1,).
+        alpha: One minus the confidence level, a scalar.
+        statistic: Name of the statistic.
+    """
+
+    where: Any
+    alpha: Any
+    statistic: str = static()
+
+    flat: ClassVar[bool] = False
+
+    def columns(self, facts: Facts) -> tuple[Any, Any]:
+        """Those of the parameter of interest."""
+        return self.where[0], -1
+
+    def begin(self, facts: Facts, first: First) -> _Search:
+        """With the background fit; the limits lie some standard deviations from the best fit."""
+        k = facts.likelihood
+        statistic, poi = STATISTICS[self.statistic], self.where[0]
+        center = first.found.minimum.y
+        variance = first.columns[0, poi]
+        sigma = jnp.sqrt(jnp.where(jnp.isfinite(variance) & (variance > 0), variance, 1.0))
+        observed = sigma * statistic.gaussian_limit(center[poi] / sigma, self.alpha)
+        x = jnp.append(jnp.maximum(observed, 0.01 * sigma), sigma * self._goals())
+        one, six = (blank_rows(k, facts.data, n) for n in (1, _TARGETS))
+        rate = response(first.columns[:1], self.where)
+        return _Search(jnp.array(False), center, rate, one, facts.data, hunt_from(x), x, six, one)
+
+    def ask(self, facts: Facts, state: _Search) -> Ask:
+        """First the background; then for each limit a fit to the Asimov data set, for the observed one to the data."""
+        y, hunts = state.asimov.minimum.y, state.hunts
+        begin = jnp.concatenate([state.center[None], y, state.data.minimum.y])
+        alternative = jnp.full((1,), STATISTICS[self.statistic].alternative, y.dtype)
+        values = jnp.concatenate([alternative, hunts.x, hunts.x[:1]])
+        start, held = held_rows(facts.likelihood, begin, self.where, values[:, None], state.rate)
+        wanted = jnp.concatenate([~state.begun[None], state.begun & hunts.open, state.begun & hunts.open[:1]])
+        place = np.arange(len(wanted))
+        to_asimov = (place > 0) & (place <= _TARGETS)
+        return Ask(Rows.of(start, held, on_asimov=to_asimov, wanted=wanted), state.made)
+
+    def tell(self, facts: Facts, state: _Search, first: First, found: Found) -> _Search:
+        """The Asimov data set follows from the background, and steps of the searches from the other fits."""
+        background, asimov, data = (
+            jax.tree.map(lambda x, a=a, b=b: x[a:b], found)
+            for a, b in ((0, 1), (1, 1 + _TARGETS), (1 + _TARGETS, 2 + _TARGETS))
+        )
+        one = background.minimum
+        made = facts.likelihood.expected_at(one.y[0], one.aux[0])
+        six = jax.tree.map(lambda x: jnp.broadcast_to(x, (_TARGETS, *x.shape[1:])), background)
+        begun = state._replace(begun=jnp.array(True), background=background, made=made, asimov=six)
+        # The observed limit is looked for from where the unconditional fit ended.
+        begun = begun._replace(data=_moved(state.data, state.center))
+        open_ = state.hunts.open
+        asimov = chosen_rows(open_, asimov, state.asimov)
+        data = chosen_rows(open_[:1], data, state.data)
+        hunts = self._stepped(state, first, asimov.minimum, data.minimum)
+        return choose(state.begun, state._replace(hunts=hunts, asimov=asimov, data=data), begun)
+
+    def _goals(self) -> Array:
+        """sqrt(q_A) at the expected limits, shape (5,)."""
+        statistic = STATISTICS[self.statistic]
+        return statistic.expected_root(jnp.asarray(BANDS, self.alpha.dtype), self.alpha)
+
+    def _stepped(self, state: _Search, first: First, asimov: Minimum, data: Minimum) -> Hunt:
+        poi = self.where[0]
+        root = safe_sqrt(2.0 * asimov.value)
+        slope = jnp.where(root > 0, asimov.gradient[:, poi] / jnp.where(root > 0, root, 1.0), 0.0)
+        bands = root[1:] - self._goals(), slope[1:]
+        statistic, free = STATISTICS[self.statistic], first.found.minimum
+        x = state.hunts.x[0]
+
+        def excess(gap: Array, asimov: Array) -> Array:
+            return statistic.excess(statistic.of(gap, free.y[poi], x), 2.0 * asimov, self.alpha)
+
+        gap = data.value[0] - free.value
+        value, (by_data, by_asimov) = jax.value_and_grad(excess, (0, 1))(gap, asimov.value[0])
+        rise = by_data * data.gradient[0, poi] + by_asimov * asimov.gradient[0, poi]
+        value, slope = jnp.append(value, bands[0]), jnp.append(rise, bands[1])
+        return hunted(state.hunts, value, slope, _FARTHEST * state.first, grow=10.0)
+
+    def done(self, state: _Search) -> Array:
+        """When the last search is over."""
+        return state.begun & ~state.hunts.open.any()
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``UpperLimit``, in its order."""
+        likelihood, data, state = facts.likelihood, facts.data, course.state
+        statistic = STATISTICS[self.statistic]
+        free = settle_free(likelihood, data, course.first.found.minimum)
+        mu_hat = free.params[self.where[0]]
+        alternative = jnp.full((1, 1), statistic.alternative, data.dtype)
+        background = settle_rows(likelihood, data, state.background.minimum, self.where, alternative)
+        asimov = known(expected_of, state.made, likelihood, background.params[0])
+        minima, roots = state.asimov.minimum, jnp.where(state.hunts.found, state.hunts.root, jnp.nan)
+
+        def band(root: Array, minimum: Minimum, goal: Array) -> Array:
+            return attach_root(_band, root, (likelihood, asimov), (self.where, minimum, goal))
+
+        bands = jax.vmap(band)(roots[1:], jax.tree.map(lambda x: x[1:], minima), self._goals())
+        of_data, of_asimov = (jax.tree.map(lambda x: x[0], x) for x in (state.data.minimum, minima))
+        observed = attach_root(
+            _Observed(self.statistic),
+            roots[0],
+            (likelihood, data, asimov, free.value, self.alpha),
+            (self.where, of_data, of_asimov, jax.lax.stop_gradient(mu_hat)),
+        )
+        return observed, bands, mu_hat, self._status(course), course.n_fits, course.above
+
+    def _status(self, course: Course) -> Array:
+        state, free = course.state, course.first.found.minimum
+        fits = _status.worst(state.asimov.minimum.status, state.background.minimum.status[0])
+        observed = _status.worst(state.data.minimum.status[0], free.status, fits[0])
+        fits = fits.at[0].set(observed)
+        hunts = state.hunts
+        lost = jnp.where(jnp.isinf(hunts.high), _status.NO_ROOT, _status.STEP_LIMIT)
+        status = jnp.where(hunts.found, fits, lost)
+        # The limits' own status tells of a fit that failed; here of two fits that contradict each other.
+        missed = (status[0] == _status.CONVERGED) & (state.data.minimum.value[0] < free.value - DEFICIT)
+        return status.at[0].set(jnp.where(missed, _status.INCONSISTENT, status[0]))
 
 
-def _step(likelihood: Likelihood, data: Array, task: _Task, s: _Search) -> _Search:
-    """Makes the next fit and decides what follows from it."""
-    free, held = unconditional(likelihood), at(likelihood, s.x)
-    is_free, to_asimov = s.kind == _FREE, s.kind == _ASIMOV
-    warm = jnp.where(to_asimov, s.on_asimov.y, s.to_data)
-    start = jnp.where(is_free, warm, warm.at[task.poi].set(s.x))
-    conditions = Conditions(start, jnp.where(is_free, free.held, held.held))
-    minimum = solve_best(likelihood, jnp.where(to_asimov, s.asimov, data), conditions)
-    s = s._replace(n_fits=s.n_fits + 1, to_data=jnp.where(to_asimov, s.to_data, minimum.y))
-    after = [
-        lambda: _after_free(s, minimum),
-        lambda: _after_background(likelihood, task, s, minimum),
-        lambda: _after_asimov(task, s, minimum),
-        lambda: _after_data(task, s, minimum),
-    ]
-    return lax.switch(s.kind, after)
+def _moved(found: Found, y: Array) -> Found:
+    return found._replace(minimum=found.minimum._replace(y=jnp.broadcast_to(y, found.minimum.y.shape)))
 
 
-def _after_free(s: _Search, minimum: Minimum) -> _Search:
-    again = s.n_fits > 1
-    return s._replace(free=minimum, kind=jnp.where(again, _ASIMOV, _BACKGROUND))
-
-
-def _after_background(likelihood: Likelihood, task: _Task, s: _Search, minimum: Minimum) -> _Search:
-    # Width of the likelihood in the parameter of interest alone: too small where nuisance parameters matter, which
-    # is the side from which Newton's method converges.
-    tangent = jnp.zeros_like(minimum.y).at[task.poi].set(1.0)
-    nu, slope = jax.jvp(lambda y: rates(likelihood, y).bins, (minimum.y,), (tangent,))
-    information = (slope * slope / (jnp.maximum(nu, 0.0) + 1.0)).sum()
-    guess = task.goals(nu.dtype)[_MEDIAN] / jnp.sqrt(jnp.where(information > 0, information, 1.0))
-    asimov = expected(likelihood, minimum.y)
-    return s._replace(
-        background=minimum, asimov=asimov, on_asimov=minimum, x=guess, first=guess, kind=jnp.array(_ASIMOV)
-    )
-
-
-def _root_asimov(task: _Task, minimum: Minimum) -> tuple[Array, Array]:
-    """sqrt(q_A) and its slope in mu, from a conditional fit to the Asimov data set."""
-    root = safe_sqrt(2.0 * minimum.value)
-    return root, jnp.where(root > 0, minimum.gradient[task.poi] / jnp.where(root > 0, root, 1.0), 0.0)
-
-
-def _after_asimov(task: _Task, s: _Search, minimum: Minimum) -> _Search:
-    s = s._replace(on_asimov=minimum)
-    root, slope = _root_asimov(task, minimum)
-    goals = task.goals(root.dtype)
-    # Every evaluation narrows the brackets of all expected limits.
-    below = root < goals
-    s = s._replace(
-        low=s.low.at[1:].max(jnp.where(below, s.x, 0.0)), high=s.high.at[1:].min(jnp.where(below, jnp.inf, s.x))
-    )
-    target = jnp.asarray(_ORDER)[s.place]
-    goal = goals[jnp.maximum(target - 1, 0)]
-    return lax.cond(
-        target == 0, lambda: s._replace(kind=jnp.array(_DATA)), lambda: _conclude(task, s, root - goal, slope)
-    )
-
-
-def _after_data(task: _Task, s: _Search, minimum: Minimum) -> _Search:
-    gap = minimum.value - s.free.value
-    zero = (s.free.y[task.poi] > s.x) | (gap <= 0)
-    q, q_slope = jnp.where(zero, 0.0, 2.0 * gap), jnp.where(zero, 0.0, 2.0 * minimum.gradient[task.poi])
-    asimov = s.on_asimov
-    value, (by_q, by_asimov) = jax.value_and_grad(task.excess, (0, 1))(q, 2.0 * asimov.value)
-    slope = by_q * q_slope + by_asimov * 2.0 * asimov.gradient[task.poi]
-    s = s._replace(
-        at_data=minimum,
-        low=s.low.at[0].max(jnp.where(value < 0, s.x, 0.0)),
-        high=s.high.at[0].min(jnp.where(value < 0, jnp.inf, s.x)),
-    )
-    # A conditional fit below the unconditional one leads it to the minimum that it missed.
-    missed = (gap < -margin(s.free.value)) & (s.restarts < _MAX_RESTARTS)
-    again = s._replace(kind=jnp.array(_FREE), restarts=s.restarts + 1)
-    return lax.cond(missed, lambda: again, lambda: _conclude(task, s, value, slope))
-
-
-def _conclude(task: _Task, s: _Search, value: Array, slope: Array) -> _Search:
-    """Newton's step inside the bracket; ends the search for this target if the step no longer matters."""
-    target = jnp.asarray(_ORDER)[s.place]
-    low, high = s.low[target], s.high[target]
-    newton = s.x - value / jnp.where(slope > 0, slope, jnp.nan)
-    guess = _inside(newton, low, high, s.x)
-    rtol = 1e-7 if value.dtype == np.float64 else 1e-4
-    closed = jnp.isfinite(high) & (high - low <= rtol * high)
-    done = (jnp.abs(newton - s.x) <= rtol * s.x) | closed
-    evaluations = s.evaluations + 1
-    lost = ~done & ((evaluations >= _MAX_EVALUATIONS) | ~(guess <= _FARTHEST * s.first))
-    ended = done | lost
-    fits = _status.worst(s.on_asimov.status, s.background.status)
-    fits = jnp.where(target == 0, _status.worst(s.at_data.status, s.free.status, fits), fits)
-    failure = jnp.where(jnp.isinf(high), _status.NO_ROOT, _status.STEP_LIMIT)
-    root = jnp.where(jnp.isfinite(newton), newton, s.x)
-    place = s.place + ended
-    return s._replace(
-        roots=s.roots.at[target].set(jnp.where(done, root, jnp.nan)),
-        status=s.status.at[target].set(jnp.where(done, fits, failure)),
-        at_asimov=jax.tree.map(lambda all_, one: all_.at[target].set(one), s.at_asimov, s.on_asimov),
-        evaluations=jnp.where(ended, 0, evaluations),
-        place=place,
-        x=jnp.where(ended, _first_guess(task, s, root), guess),
-        kind=jnp.where(place == _TARGETS, _DONE, _ASIMOV),
-    )
-
-
-def _inside(x: Array, low: Array, high: Array, here: Array) -> Array:
-    """``x`` if it lies inside the bracket, else a point that does."""
-    # From a bracket that begins at 0, or is wide, in factors rather than in differences.
-    middle = jnp.where(high > 4.0 * low, jnp.sqrt(jnp.maximum(low, 0.01 * high) * high), 0.5 * (low + high))
-    return jnp.where((x > low) & (x < high), x, jnp.where(jnp.isinf(high), 10.0 * here, middle))
-
-
-def _first_guess(task: _Task, s: _Search, root: Array) -> Array:
-    """Where to look for the next target, from the last evaluation."""
-    goals = task.goals(root.dtype)
-    target = jnp.asarray(_ORDER)[jnp.minimum(s.place + 1, _TARGETS - 1)]
-    value, slope = _root_asimov(task, s.on_asimov)
-    band = s.x + (goals[jnp.maximum(target - 1, 0)] - value) / jnp.where(slope > 0, slope, jnp.nan)
-    # In the Gaussian limit the observed limit is an expected one for a fluctuation of mu-hat / sigma.
-    sigma = jnp.where(jnp.isfinite(s.roots[1 + _MEDIAN]), s.roots[1 + _MEDIAN], root) / goals[_MEDIAN]
-    n = s.free.y[task.poi] / sigma
-    observed = sigma * (n - ndtri(task.level * ndtr(n)))
-    return _inside(jnp.where(target == 0, observed, band), s.low[target], s.high[target], s.x)
-
-
-@jax.jit
-def _finish(likelihood: Likelihood, data: Array, s: _Search, task: _Task) -> tuple[Array, Array, Array, Array]:
-    """Everything of the limits that has derivatives."""
-    conditions = unconditional(likelihood)
-    args, pins = args_of(likelihood, data, s.free), pins_of(likelihood, s.free, conditions)
-    lowest = value_at_minimum(OBJECTIVE, s.free.y, args, pins)
-    mu_hat = attach(OBJECTIVE, s.free.y, args, pins)[task.poi]
-    asimov = asimov_of(likelihood, data, s.background, jnp.zeros((), data.dtype))
-    at_roots = s.at_asimov._replace(y=s.at_asimov.y.at[:, task.poi].set(s.roots))
-    at_data = s.at_data._replace(y=s.at_data.y.at[task.poi].set(s.roots[0]))
-    bands = jax.vmap(lambda x, minimum, goal: attach_root(_band, x, (likelihood, asimov), (minimum, goal)))(
-        s.roots[1:], jax.tree.map(lambda x: x[1:], at_roots), task.goals(data.dtype)
-    )
-    first = jax.tree.map(lambda x: x[0], at_roots)
-    observed = attach_root(
-        _observed, s.roots[0], (likelihood, data, asimov, lowest), (task, at_data, first, lax.stop_gradient(mu_hat))
-    )
-    # The limits' own status tells of a fit that failed; here of two fits that contradict each other.
-    missed = (s.status[0] == _status.CONVERGED) & (s.at_data.value < s.free.value - 1e-3)
-    status = s.status.at[0].set(jnp.where(missed, _status.INCONSISTENT, s.status[0]))
-    return observed, bands, mu_hat, status
-
-
-def _value(likelihood: Likelihood, data: Array, mu: Array, minimum: Minimum) -> Array:
-    """Deviance of the conditional fit at ``mu``, differentiable in all but the fit."""
-    args, pins = args_of(likelihood, data, minimum), pins_of(likelihood, minimum, at(likelihood, mu))
-    return value_at_minimum(OBJECTIVE, minimum.y, args, pins)
-
-
-def _band(mu: Array, args: tuple[Likelihood, Array], constants: tuple[Minimum, Array]) -> Array:
+def _band(mu: Array, args: tuple[Any, Array], constants: tuple[Array, Minimum, Array]) -> Array:
     """0 at an expected limit."""
-    minimum, goal = constants
-    return safe_sqrt(2.0 * _value(*args, mu, minimum)) - goal
+    where, minimum, goal = constants
+    return safe_sqrt(2.0 * value_held(*args, minimum, where, mu)) - goal
 
 
-def _observed(
-    mu: Array, args: tuple[Likelihood, Array, Array, Array], constants: tuple[_Task, Minimum, Minimum, Array]
-) -> Array:
-    """0 at the observed limit."""
-    likelihood, data, asimov, lowest = args
-    task, on_data, on_asimov, mu_hat = constants
-    gap = _value(likelihood, data, mu, on_data) - lowest
-    q = jnp.where((mu_hat > mu) | (gap <= 0), 0.0, 2.0 * gap)
-    return task.excess(q, 2.0 * _value(likelihood, asimov, mu, on_asimov))
+class _Observed(NamedTuple):
+    """0 at the observed limit; of one statistic."""
+
+    statistic: str
+
+    def __call__(self, mu: Array, args: tuple[Any, ...], constants: tuple[Any, ...]) -> Array:
+        """As ``attach_root`` calls it."""
+        likelihood, data, asimov, lowest, alpha = args
+        where, on_data, on_asimov, mu_hat = constants
+        statistic = STATISTICS[self.statistic]
+        q = statistic.of(value_held(likelihood, data, on_data, where, mu) - lowest, mu_hat, mu)
+        return statistic.excess(q, 2.0 * value_held(likelihood, asimov, on_asimov, where, mu), alpha)

@@ -5,27 +5,35 @@ Notation of arXiv:1007.1727: ``lambda(mu) = L(mu, theta-hat-hat(mu)) / L(mu-hat,
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from .._base._doors import as_array, as_vector, concrete
-from .._base._errors import FitError
-from .._base._numerics import safe_sqrt
-from .._likelihood._histfactory import Likelihood, saturated
+from .._base._doors import concrete, no_type_check, scalar
+from .._base._numerics import lightly, safe_sqrt
 from .._minimize import _status
-from .._minimize._implicit import attach, value_at_minimum
-from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, bound_below, require_model
-from ._fit import OBJECTIVE, Conditions, args_of, fit_conditions, pins_of, solve_fit
+from .._model._base import Model, Subject, check_start, subject
+from ._driver import ask
+from ._fit import several_minima
+from ._points import Points, constant_of
+from ._question import Course, question
+from ._result import Result, result, static
+from ._rows import Facts, facts_of
+from ._settle import known, settle_free
+from ._statistics import STATISTICS, statistic_of
+
+# By how much a difference of NLLs may have to be lifted to 0 before it says that a fit missed its minimum.
+DEFICIT = 1e-3
 
 
-class ProfileResult(eqx.Module):
+@result
+class ProfileResult(Result):
     """A conditional fit at a fixed parameter of interest.
 
     Attributes:
@@ -34,28 +42,39 @@ class ProfileResult(eqx.Module):
         status: Code of how the minimization ended; ``message`` is its sentence.
         n_iter: Number of iterations.
         edm: Estimated vertical distance to the minimum before the last step.
+        next_minimum: As in ``FitResult``.
         parameter_names: Names of the parameters.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("params", 1)
 
     params: Float[Array, " param"]
     nll: Float[Array, ""]
     status: Int[Array, ""]
     n_iter: Int[Array, ""]
     edm: Float[Array, ""]
-    parameter_names: tuple[str, ...] = eqx.field(static=True)
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether the conditional minimum was found."""
-        return self.status == _status.CONVERGED
+    next_minimum: Float[Array, ""]
+    parameter_names: tuple[str, ...] = static()
 
     @property
     def message(self) -> str:
         """How the fit ended, and what to do about it."""
-        return _status.message(self.status)
+        return super().message + several_minima(np.min(np.asarray(self.next_minimum)))
+
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
+        parameters = dict(zip(self.parameter_names, np.asarray(self.params).tolist(), strict=True))
+        return {"parameters": parameters, "nll": self.nll, "edm": self.edm, "n_iter": self.n_iter}
+
+    def _columns(self) -> dict[str, Any]:
+        return {"parameter": list(self.parameter_names), "value": np.asarray(self.params)}
+
+    def _title(self) -> str:
+        return f"ProfileResult: {self.message} (nll {float(self.nll):.6f})"
 
 
-class TestStatistic(eqx.Module):
+@result
+class TestStatistic(Result):
     """A profiled test statistic with the fits behind it.
 
     Attributes:
@@ -67,10 +86,13 @@ class TestStatistic(eqx.Module):
         status_fixed: How the conditional fit ended.
         deficit: How far the difference of NLLs had to be raised to reach 0. More than 1e-3 says that a fit did not
             find its minimum, whatever its status.
+        next_minimum: By how much of the NLL the next minimum lies above one of the two; +inf where all starts agree.
+        test_stat: Name of the statistic.
+        parameter: Name of the parameter of interest.
     """
 
     # pytest would collect the class for its name.
-    __test__ = False
+    __test__: ClassVar[bool] = False
 
     value: Float[Array, ""]
     mu_hat: Float[Array, ""]
@@ -79,31 +101,50 @@ class TestStatistic(eqx.Module):
     status_free: Int[Array, ""]
     status_fixed: Int[Array, ""]
     deficit: Float[Array, ""]
+    next_minimum: Float[Array, ""]
+    test_stat: str = static()
+    parameter: str = static()
 
     @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether both fits found their minimum and agree about which is lower."""
-        both = (self.status_free == _status.CONVERGED) & (self.status_fixed == _status.CONVERGED)
-        return both & (self.deficit <= 1e-3)
+    def status(self) -> Int[Array, "*batch"]:
+        """The worst status of the two, or that they contradict each other."""
+        both = _status.worst(self.status_free, self.status_fixed)
+
+        def checked(xp: Any, both: Any, deficit: Any) -> Any:
+            return xp.where((both == _status.CONVERGED) & (deficit > DEFICIT), _status.INCONSISTENT, both)
+
+        return lightly(checked, both, self.deficit)
+
+    @property
+    def message(self) -> str:
+        """How the fits ended, and what to do about it."""
+        return super().message + several_minima(np.min(np.asarray(self.next_minimum)))
+
+    def _columns(self) -> dict[str, Any]:
+        names = ("value", "mu_hat", "nll_free", "nll_fixed", "deficit")
+        return {"statistic": [self.test_stat], **{name: [float(getattr(self, name))] for name in names}}
+
+    def _title(self) -> str:
+        return f"TestStatistic of {self.parameter}: {self.message}"
 
 
-class _Pair(NamedTuple):
-    """An unconditional and a conditional fit; ``gap`` is NLL(conditional) - NLL(unconditional)."""
-
-    gap: Array
-    mu_hat: Array
-    nll_free: Array
-    free: Minimum
-    fixed: Minimum
-
-
-def profile(model: HistFactoryModel, mu: Any, data: Any = None) -> ProfileResult:
+@no_type_check
+def profile(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> ProfileResult:
     """Fits all parameters but the parameter of interest, which is held at ``mu``.
 
     Args:
         model: A model with a parameter of interest.
         mu: Value of the parameter of interest, scalar. It may lie outside the parameter's bounds.
         data: As in ``fit``.
+        init: Where the nuisance parameters start, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
 
     Returns:
         ``ProfileResult``, differentiable with respect to model, data and ``mu``.
@@ -112,103 +153,100 @@ def profile(model: HistFactoryModel, mu: Any, data: Any = None) -> ProfileResult
         ModelError: Without a parameter of interest, or for wrong shapes.
         FitError: For a ``mu`` that is not a finite scalar.
     """
-    require_model(model)
-    model.require_poi()
-    likelihood, data = model.likelihood, as_data(model, data)
-    conditions = _hold(model, mu)
-    minimum = solve_fit(likelihood, data, conditions)
-    params, nll = _profiled(likelihood, data, minimum, conditions)
-    return ProfileResult(params, nll, minimum.status, minimum.num_steps, minimum.edm, model.names.parameters)
+    about = subject(model, data, fixed, poi=True)
+    tested = scalar(mu, "mu", about.likelihood.dtype)
+    asked = Conditional(about.place[None], tested.reshape(1, 1))
+    return ProfileResult(*ask(asked, facts_of(about), check_start(about, init)), parameter_names=about.names)
 
 
-@jax.jit
-def _profiled(likelihood: Likelihood, data: Array, minimum: Minimum, conditions: Conditions) -> tuple[Array, Array]:
-    args, pins = args_of(likelihood, data, minimum), pins_of(likelihood, minimum, conditions)
-    value = value_at_minimum(OBJECTIVE, minimum.y, args, pins)
-    return attach(OBJECTIVE, minimum.y, args, pins), value + saturated(likelihood, data)
+@question
+class Conditional(Points):
+    """One conditional fit."""
+
+    needs_free: ClassVar[bool] = False
+    flat: ClassVar[bool] = True
+
+    def columns(self, facts: Facts) -> tuple[Any, Any]:
+        """None: the unconditional fit may be left out."""
+        return -1, -1
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``ProfileResult``, in its order."""
+        found = course.state.found
+        row, minimum = self.settled(facts, found), found.minimum
+        constant = known(constant_of, course.first.constant, facts.likelihood, facts.data)
+        nll = row.value[0] + constant
+        return row.params[0], nll, minimum.status[0], minimum.num_steps[0], minimum.edm[0], course.above
 
 
-def _hold(model: HistFactoryModel, mu: Any) -> Conditions:
-    mu = as_array(mu, "mu", model.likelihood.dtype)
-    if mu.ndim:
-        raise FitError(f"mu has shape {mu.shape}: give one number, or vmap over several")
-    if concrete(mu) and not np.isfinite(mu):
-        raise FitError(f"mu is {mu}: give a finite number")
-    return fit_conditions(model, None, {model.names.poi: mu})
-
-
-def _pair(model: HistFactoryModel, mu: Any, data: Any, init: Any) -> _Pair:
-    require_model(model)
-    model.require_poi()
-    likelihood, data = model.likelihood, as_data(model, data)
-    if init is not None:
-        # A start from another model or other bounds, as a warm start is, begins inside.
-        init = jnp.clip(as_vector(init, model.n_params, "init", likelihood.dtype), likelihood.lower, likelihood.upper)
-    free, fixed = fit_conditions(model, init, None), _hold(model, mu)
-    both = solve_pair(likelihood, data, free, fixed)
-    return _compare(likelihood, data, *both, free, fixed)
-
-
-@jax.jit
-def _solve_pair(likelihood: Likelihood, data: Array, starts: Array, held: Array) -> Minimum:
-    poi = likelihood.structure.poi
-
-    def one(warm: Array, conditions: tuple[Array, Array]) -> tuple[Array, Minimum]:
-        start, held = conditions
-        # The second fit starts from the nuisance parameters of the first: the minimum is the same, the way shorter.
-        minimum = solve_fit(likelihood, data, Conditions(warm.at[poi].set(start[poi]), held))
-        return minimum.y, minimum
-
-    # A scan rather than two calls, so that the minimizer is compiled once.
-    return lax.scan(one, starts[0], (starts, held))[1]
-
-
-def solve_pair(likelihood: Likelihood, data: Array, free: Conditions, fixed: Conditions) -> tuple[Minimum, Minimum]:
-    """The unconditional and the conditional fit, in this order; not differentiated."""
-    starts, held = jnp.stack([free.start, fixed.start]), jnp.stack([free.held, fixed.held])
-    both = _solve_pair(*lax.stop_gradient((likelihood, data, starts)), held)
-    return jax.tree.map(lambda x: x[0], both), jax.tree.map(lambda x: x[1], both)
-
-
-@jax.jit
-def _compare(
-    likelihood: Likelihood, data: Array, free: Minimum, fixed: Minimum, at_free: Conditions, at_fixed: Conditions
-) -> _Pair:
-    free_args, fixed_args = args_of(likelihood, data, free), args_of(likelihood, data, fixed)
-    free_pins, fixed_pins = pins_of(likelihood, free, at_free), pins_of(likelihood, fixed, at_fixed)
-    free_value = value_at_minimum(OBJECTIVE, free.y, free_args, free_pins)
-    fixed_value = value_at_minimum(OBJECTIVE, fixed.y, fixed_args, fixed_pins)
-    mu_hat = attach(OBJECTIVE, free.y, free_args, free_pins)[likelihood.structure.poi]
-    return _Pair(fixed_value - free_value, mu_hat, free_value + saturated(likelihood, data), free, fixed)
-
-
-def _statistic(pair: _Pair, gap: Array, zero: Array) -> TestStatistic:
-    # Rounding may put the gap below 0; deficit tells how far.
-    value = jnp.where(zero | (gap <= 0), 0.0, 2.0 * gap)
+def statistic_test(model: Model, mu: Any, data: Any, init: Any, fixed: Any, name: str) -> TestStatistic:
+    """A test statistic with the fits behind it; arguments as in ``q0`` and ``qmu``."""
+    statistic = statistic_of(name)
+    about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
+    tested = scalar(mu, "mu", about.likelihood.dtype)
+    asked = Pair(about.place[None], tested.reshape(1, 1), name)
     return TestStatistic(
-        value,
-        pair.mu_hat,
-        pair.nll_free,
-        pair.nll_free + pair.gap,
-        pair.free.status,
-        pair.fixed.status,
-        jnp.maximum(-pair.gap, 0.0),
+        *ask(asked, facts_of(about), _warm_start(about, init)), test_stat=name, parameter=about.poi_name
     )
 
 
-def q0_test(model: HistFactoryModel, data: Any = None, *, init: Any = None) -> TestStatistic:
+@question
+class Pair(Points):
+    """An unconditional and a conditional fit, compared."""
+
+    statistic: str = static()
+
+    def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
+        """The arrays of ``TestStatistic``, in its order."""
+        first, found = course.first, course.state.found
+        free = settle_free(facts.likelihood, facts.data, first.found.minimum)
+        gap = self.settled(facts, found).value[0] - free.value
+        mu_hat = free.params[self.where[0]]
+        value = STATISTICS[self.statistic].of(gap, mu_hat, self.values[0, 0])
+        nll_free = free.value + known(constant_of, first.constant, facts.likelihood, facts.data)
+        status = first.found.minimum.status, found.minimum.status[0]
+        return value, mu_hat, nll_free, nll_free + gap, *status, jnp.maximum(-gap, 0.0), course.above
+
+
+def _warm_start(about: Subject, init: Any) -> Any:
+    """A start from another model or other bounds, as a warm start is, begins inside."""
+    if init is None:
+        return None
+    k = about.likelihood
+    if all(map(concrete, (init, k.lower, k.upper))):
+        init = np.clip(np.asarray(init), np.asarray(k.lower), np.asarray(k.upper))
+    else:
+        init = jnp.clip(jnp.asarray(init), k.lower, k.upper)
+    return check_start(about, init)
+
+
+@no_type_check
+def q0_test(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> TestStatistic:
     """``q0`` with the fits behind it; arguments as there."""
-    pair = _pair(model, 0.0, data, init)
-    return _statistic(pair, pair.gap, pair.mu_hat <= 0)
+    return statistic_test(model, 0.0, data, init, fixed, "q0")
 
 
-def q0(model: HistFactoryModel, data: Any = None, *, init: Any = None) -> Float[Array, ""]:
+@no_type_check
+def q0(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
     """Discovery test statistic: ``-2 ln lambda(0)`` where mu-hat >= 0, else 0.
 
     Args:
         model: A model with a parameter of interest.
         data: As in ``fit``.
         init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
 
     Returns:
         Scalar; +inf, with derivatives that mean nothing, where a bin with counts expects none at mu = 0. Differentiable
@@ -218,25 +256,52 @@ def q0(model: HistFactoryModel, data: Any = None, *, init: Any = None) -> Float[
     References:
         arXiv:1007.1727, equation 12.
     """
-    return q0_test(model, data, init=init).value
+    return q0_test(model, data=data, init=init, fixed=fixed).value
 
 
-def z0(model: HistFactoryModel, data: Any = None) -> Float[Array, ""]:
+@no_type_check
+def z0(
+    model: Model,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
     """Asymptotic discovery significance ``sqrt(q0)``, in standard deviations; its derivative at 0 is taken as 0.
 
     References:
         arXiv:1007.1727, equation 53.
     """
-    return safe_sqrt(q0(model, data))
+    return _root(q0(model, data=data, init=init, fixed=fixed))
 
 
-def qmu_test(model: HistFactoryModel, mu: Any, data: Any = None, *, init: Any = None) -> TestStatistic:
+@jax.jit
+def _root(x: Array) -> Array:
+    return safe_sqrt(x)
+
+
+@no_type_check
+def qmu_test(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> TestStatistic:
     """``qmu`` with the fits behind it; arguments as there."""
-    pair = _pair(model, mu, data, init)
-    return _statistic(pair, pair.gap, pair.mu_hat >= jnp.asarray(mu, pair.mu_hat.dtype))
+    return statistic_test(model, mu, data, init, fixed, "q")
 
 
-def qmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
+@no_type_check
+def qmu(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
     """Upper-limit test statistic: ``-2 ln lambda(mu)`` where mu-hat <= mu, else 0.
 
     The parameter of interest keeps its bounds in the unconditional fit, as in pyhf; where they allow negative values
@@ -246,20 +311,37 @@ def qmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
         model: A model with a parameter of interest.
         mu: Tested value, scalar.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
 
     References:
         arXiv:1007.1727, equation 14.
     """
-    return qmu_test(model, mu, data).value
+    return qmu_test(model, mu, data=data, init=init, fixed=fixed).value
 
 
-def qmu_tilde_test(model: HistFactoryModel, mu: Any, data: Any = None, *, init: Any = None) -> TestStatistic:
+@no_type_check
+def qmu_tilde_test(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> TestStatistic:
     """``qmu_tilde`` with the fits behind it; arguments as there."""
-    require_model(model)
-    return qmu_test(bound_below(model), mu, data, init=init)
+    return statistic_test(model, mu, data, init, fixed, "qtilde")
 
 
-def qmu_tilde(model: HistFactoryModel, mu: Any, data: Any = None, *, init: Any = None) -> Float[Array, ""]:
+@no_type_check
+def qmu_tilde(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
     """Upper-limit test statistic for a signal that cannot be negative: as ``qmu``, with mu-hat held at 0 or above.
 
     Where mu-hat would be negative the reference is the conditional fit at mu = 0, which is what a lower bound of 0 on
@@ -268,13 +350,51 @@ def qmu_tilde(model: HistFactoryModel, mu: Any, data: Any = None, *, init: Any =
     References:
         arXiv:1007.1727, equation 16.
     """
-    return qmu_tilde_test(model, mu, data, init=init).value
+    return qmu_tilde_test(model, mu, data=data, init=init, fixed=fixed).value
 
 
-def zmu(model: HistFactoryModel, mu: Any, data: Any = None) -> Float[Array, ""]:
-    """``sqrt(qmu_tilde)``: by how many standard deviations ``mu`` is excluded.
+@no_type_check
+def zmu_plain(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
+    """``sqrt(qmu)``: by how many standard deviations ``mu`` is excluded, for a signal that may be negative.
+
+    References:
+        arXiv:1007.1727, equation 57 (asymptotically).
+    """
+    return _root(qmu(model, mu, data=data, init=init, fixed=fixed))
+
+
+@no_type_check
+def zmu_tilde(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
+    """``sqrt(qmu_tilde)``: by how many standard deviations ``mu`` is excluded, for a signal that cannot be negative.
 
     References:
         arXiv:1007.1727, equation 60 (asymptotically, for mu-hat >= 0).
     """
-    return safe_sqrt(qmu_tilde(model, mu, data))
+    return _root(qmu_tilde(model, mu, data=data, init=init, fixed=fixed))
+
+
+@no_type_check
+def zmu(
+    model: Model,
+    mu: ArrayLike,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> Float[Array, ""]:
+    """``sqrt(qmu_tilde)``, the same as ``zmu_tilde``; ``zmu_plain`` is the root of ``qmu``."""
+    return zmu_tilde(model, mu, data=data, init=init, fixed=fixed)

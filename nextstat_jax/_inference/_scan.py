@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from .._base._doors import as_array, concrete
+from .._base._doors import as_array, concrete, no_type_check
 from .._base._errors import FitError
-from .._base._tables import dataframe, plain, text_table
-from .._likelihood._histfactory import Likelihood, saturated
+from .._base._numerics import lightly
 from .._minimize import _status
-from .._minimize._implicit import attach, value_at_minimum
-from .._minimize._newton import Minimum
-from .._model._model import HistFactoryModel, as_data, require_model, scanned
-from ._fit import OBJECTIVE, Conditions, args_of, hold, no_fit, pins_of, solve_best, unconditional
+from .._model._base import Model, check_start, scanned, subject
+from ._driver import ask
+from ._fit import several_minima
+from ._points import Points, constant_of, index_array, settle_rows
+from ._question import Course, question
+from ._result import Result, result, static
+from ._rows import Facts, facts_of
+from ._settle import known, settle_free
 
 
-class ScanResult(eqx.Module):
+@result
+class ScanResult(Result):
     """The likelihood profiled over a grid of one or two parameters.
 
     Attributes:
@@ -33,8 +38,12 @@ class ScanResult(eqx.Module):
         best: Values of the scanned parameters in the unconditional fit, shape (1,) or (2,).
         nll_min: NLL of the unconditional fit, scalar.
         status_min: How that fit ended.
+        next_minimum: The least distance, in the NLL, of another minimum from one of the fits; +inf where all starts
+            agree. Scalar.
         parameters: Names of the scanned parameters.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("nll_min", 0)
 
     values: tuple[Float[Array, " _"], ...]
     nll: Float[Array, "*grid"]
@@ -43,23 +52,23 @@ class ScanResult(eqx.Module):
     best: Float[Array, " scanned"]
     nll_min: Float[Array, ""]
     status_min: Int[Array, ""]
-    parameters: tuple[str, ...] = eqx.field(static=True)
+    next_minimum: Float[Array, ""]
+    parameters: tuple[str, ...] = static()
 
     @property
     def delta(self) -> Float[Array, "*grid"]:
         """``2 (nll - nll_min)``: ``-2 ln lambda`` of arXiv:1007.1727, equation 7."""
-        extra = self.nll.ndim - self.nll_min.ndim
-        return 2.0 * (self.nll - self.nll_min.reshape(self.nll_min.shape + (1,) * extra))
 
-    @property
-    def converged(self) -> Bool[Array, "*grid"]:
-        """Whether each conditional fit found its minimum."""
-        return self.status == _status.CONVERGED
+        def difference(xp: Any, nll: Any, least: Any) -> Any:
+            return 2.0 * (nll - least.reshape(least.shape + (1,) * (nll.ndim - least.ndim)))
+
+        return lightly(difference, self.nll, self.nll_min)
 
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it."""
-        return _status.message(np.append(np.asarray(self.status), np.asarray(self.status_min)))
+        text = _status.message(np.append(np.asarray(self.status), np.asarray(self.status_min)))
+        return text + several_minima(np.min(np.asarray(self.next_minimum)))
 
     def _columns(self) -> dict[str, np.ndarray]:
         grid = np.meshgrid(*map(np.asarray, self.values), indexing="ij")
@@ -67,35 +76,34 @@ class ScanResult(eqx.Module):
         columns |= {"nll": np.asarray(self.nll).reshape(-1), "delta": np.asarray(self.delta).reshape(-1)}
         return columns | {"converged": np.asarray(self.converged).reshape(-1)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where a number is not finite)."""
-        return {
-            "parameters": list(self.parameters),
-            "values": [plain(axis) for axis in self.values],
-            "nll": plain(self.nll),
-            "delta": plain(self.delta),
-            "converged": plain(self.converged),
-            "best": plain(self.best),
-            "nll_min": plain(self.nll_min),
-            "status": self.message,
-        }
+    def _facts(self) -> dict[str, Any]:
+        names = ("parameters", "values", "nll", "delta", "best", "nll_min")
+        return {name: getattr(self, name) for name in names}
 
-    def to_dataframe(self) -> Any:
-        """One row for each point of the grid, as a pandas data frame."""
-        return dataframe(self._columns())
-
-    def __repr__(self) -> str:
-        if not concrete(self.nll) or self.nll.ndim != len(self.parameters):
-            return f"ScanResult(parameters={self.parameters!r}, nll={self.nll!r})"
+    def _title(self) -> str:
         best = ", ".join(f"{n} = {x:.6g}" for n, x in zip(self.parameters, np.asarray(self.best), strict=True))
-        head = f"ScanResult: {self.message}; best fit {best}"
-        if self.nll.ndim == 2:
-            return f"{head}; {self.nll.shape[0]} x {self.nll.shape[1]} points"
-        columns = self._columns()
-        return text_table(list(columns), zip(*columns.values(), strict=True), head)
+        return f"ScanResult: {self.message}; best fit {best}"
+
+    def _shown(self) -> dict[str, Any]:
+        if len(self.parameters) == 1:
+            return self._columns()
+        # A grid as it lies: one row for each value of the first parameter, -2 ln lambda for each of the second.
+        first, second = map(np.asarray, self.values)
+        delta = np.asarray(self.delta)
+        head = f"{self.parameters[0]} \\ {self.parameters[1]}"
+        return {head: first, **{f"{x:.6g}": delta[:, k] for k, x in enumerate(second.tolist())}}
 
 
-def profile_scan(model: HistFactoryModel, parameter: Any, values: Any, data: Any = None) -> ScanResult:
+@no_type_check
+def profile_scan(
+    model: Model,
+    parameter: str | Sequence[str],
+    values: ArrayLike | Sequence[ArrayLike],
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+) -> ScanResult:
     """Profiles the likelihood over values of one parameter, or over a grid of two.
 
     Args:
@@ -104,6 +112,8 @@ def profile_scan(model: HistFactoryModel, parameter: Any, values: Any, data: Any
         values: Values to hold it at, shape (n,), in any order, inside its bounds or not; for two parameters, two such
             arrays, whose grid is scanned.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Other parameters to hold, as in ``fit``.
 
     Returns:
         ``ScanResult``, differentiable with respect to model, data and values.
@@ -112,23 +122,20 @@ def profile_scan(model: HistFactoryModel, parameter: Any, values: Any, data: Any
         FitError: For unknown names, the same name twice, or values that are not finite.
         ModelError: For wrong shapes.
     """
-    require_model(model)
-    names, indices = scanned(model, parameter)
-    axes = _axes(model, names, parameter, values)
-    data = as_data(model, data)
-    minima, free = _solve_scan(*lax.stop_gradient((model.likelihood, data, axes)), indices)
-    nll, params, best, lowest = _finish(model.likelihood, data, axes, minima, free, indices)
-    return ScanResult(axes, nll, params, minima.status, best, lowest, free.status, names)
+    about = subject(model, data, fixed)
+    names, indices = scanned(about, model, parameter)
+    axes = _axes(names, parameter, values, about.likelihood.dtype)
+    asked = Scan(index_array(*indices), *_path(axes), axes)
+    return ScanResult(*ask(asked, facts_of(about), check_start(about, init)), parameters=names)
 
 
-def _axes(model: HistFactoryModel, names: tuple[str, ...], parameter: Any, values: Any) -> tuple[Array, ...]:
+def _axes(names: tuple[str, ...], parameter: Any, values: Any, dtype: Any) -> tuple[Any, ...]:
     columns = (values,) if isinstance(parameter, str) else values
     several = isinstance(columns, list | tuple) or getattr(columns, "ndim", 0) > 0
     if not several or len(columns) != len(names):
         raise FitError(f"values for {len(names)} parameters: give a list of {len(names)} arrays")
     axes = tuple(
-        as_array(column, f"values of {name}", model.likelihood.dtype)
-        for name, column in zip(names, columns, strict=True)
+        as_array(column, f"values of {name}", dtype, FitError) for name, column in zip(names, columns, strict=True)
     )
     for name, axis in zip(names, axes, strict=True):
         if axis.ndim != 1 or axis.size == 0:
@@ -138,83 +145,47 @@ def _axes(model: HistFactoryModel, names: tuple[str, ...], parameter: Any, value
     return axes
 
 
-class _Carry(NamedTuple):
-    """What one fit of a scan hands to the next: where it ended, and the lowest of all minima inside the bounds."""
+def _path(axes: tuple[Any, ...]) -> tuple[Any, Any]:
+    """All points of a grid, shape (points, axes), each next to the last; and where each point of the grid is on it.
 
-    y: Array
-    lowest: Minimum
-
-
-@jax.jit(static_argnums=3)
-def _solve_scan(
-    likelihood: Likelihood, data: Array, axes: tuple[Array, ...], indices: tuple[int, ...]
-) -> tuple[Minimum, Minimum]:
-    """The conditional fits, with the leading axes of the grid, and the unconditional one."""
-    where = np.array(indices)
-    orders = [jnp.argsort(axis) for axis in axes]
-    shape = tuple(len(axis) for axis in axes)
-    path = _path(shape)
-    points = jnp.stack([axis[order][row] for axis, order, row in zip(axes, orders, path, strict=True)], axis=1)
-    first = no_fit(likelihood)
-
-    def one(carry: _Carry, row: tuple[Array, Array]) -> tuple[_Carry, Minimum]:
-        free, point = row
-        # Each fit starts where its neighbor ended; the minimum is the same, the way shorter. The last one starts at
-        # the lowest of all: had the first missed the minimum, this one would not.
-        last = free & jnp.isfinite(carry.lowest.value)
-        conditions = hold(likelihood, indices, point)
-        start = jnp.where(last, carry.lowest.y, jnp.where(free, carry.y, carry.y.at[where].set(point)))
-        held = conditions.held & (~free | (likelihood.frozen > 0))
-        minimum = solve_best(likelihood, data, Conditions(start, held))
-        y = minimum.y
-        inside = ((y >= likelihood.lower) & (y <= likelihood.upper))[where].all()
-        lower = inside & (minimum.value <= carry.lowest.value)
-        lowest = jax.tree.map(lambda new, old: jnp.where(lower, new, old), minimum, carry.lowest)
-        return _Carry(y, lowest), minimum
-
-    padding = jnp.zeros((1, len(indices)), data.dtype)
-    is_free = np.zeros(len(points) + 2, bool)
-    is_free[[0, -1]] = True
-    rows = (jnp.asarray(is_free), jnp.concatenate([padding, points, padding]))
-    _, minima = lax.scan(one, _Carry(likelihood.init, first), rows)
-    back = np.argsort(np.ravel_multi_index(path, shape))
-    places = jnp.asarray(back).reshape(shape)[jnp.ix_(*(jnp.argsort(order) for order in orders))]
-    return jax.tree.map(lambda x: x[1:-1][places], minima), jax.tree.map(lambda x: x[-1], minima)
+    In a grid of two parameters the path goes through rows, back and forth.
+    """
+    numpy = np if all(map(concrete, axes)) else jnp
+    axes = tuple(map(numpy.asarray, axes))
+    places = np.indices([len(axis) for axis in axes])
+    if len(axes) == 2:
+        places[1][1::2] = places[1][1::2, ::-1]
+    shape = places.shape[1:]
+    orders = [numpy.argsort(axis) for axis in axes]
+    points = [axis[order][place.reshape(-1)] for axis, order, place in zip(axes, orders, places, strict=True)]
+    back = numpy.asarray(np.argsort(np.ravel_multi_index(tuple(places), shape), axis=None).reshape(shape))
+    back = back[numpy.ix_(*(numpy.argsort(order) for order in orders))]
+    return numpy.stack(points, axis=1), back.reshape(-1)
 
 
-def _path(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Indices along a path through a grid on which each point is next to the last: rows back and forth."""
-    if len(shape) == 1:
-        return (np.arange(shape[0]),)
-    rows, columns = np.indices(shape)
-    columns[1::2] = columns[1::2, ::-1]
-    return rows.reshape(-1), columns.reshape(-1)
+@question
+class Scan(Points):
+    """Conditional fits along a path on which each point lies next to the last.
 
+    Attributes:
+        places: Where each point of the grid is on the path, shape (points,).
+        axes: Values of each parameter.
+    """
 
-@jax.jit(static_argnums=5)
-def _finish(
-    likelihood: Likelihood,
-    data: Array,
-    axes: tuple[Array, ...],
-    minima: Minimum,
-    free: Minimum,
-    indices: tuple[int, ...],
-) -> tuple[Array, Array, Array, Array]:
-    """Everything of a scan that has derivatives."""
-    constant = saturated(likelihood, data)
-    at_free = unconditional(likelihood)
-    args, pins = args_of(likelihood, data, free), pins_of(likelihood, free, at_free)
-    lowest = value_at_minimum(OBJECTIVE, free.y, args, pins)
-    best = attach(OBJECTIVE, free.y, args, pins)[np.array(indices)]
+    places: Any
+    axes: tuple[Any, ...]
 
-    def one(minimum: Minimum, point: Array) -> tuple[Array, Array]:
-        args = args_of(likelihood, data, minimum)
-        pins = pins_of(likelihood, minimum, hold(likelihood, indices, point))
-        value = value_at_minimum(OBJECTIVE, minimum.y, args, pins)
-        return value, attach(OBJECTIVE, minimum.y, args, pins)
+    chained: ClassVar[bool] = True
 
-    shape = minima.value.shape
-    points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(indices))
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), minima)
-    values, params = jax.vmap(one)(flat, points)
-    return values.reshape(shape) + constant, params.reshape(*shape, -1), best, lowest + constant
+    def answer(self, facts: Facts, course: Course) -> tuple[Any, ...]:
+        """The arrays of ``ScanResult``, in its order."""
+        first, found = course.first, jax.tree.map(lambda x: x[self.places], course.state.found)
+        constant = known(constant_of, first.constant, facts.likelihood, facts.data)
+        free = settle_free(facts.likelihood, facts.data, first.found.minimum)
+        rows = settle_rows(facts.likelihood, facts.data, found.minimum, self.where, self.values[self.places])
+        best = free.params[self.where]
+        lowest = free.value + constant, first.found.minimum.status
+        shape = tuple(len(axis) for axis in self.axes)
+        nll, status = (rows.value + constant).reshape(shape), found.minimum.status.reshape(shape)
+        axes = tuple(map(jnp.asarray, self.axes))
+        return axes, nll, rows.params.reshape((*shape, -1)), status, best, *lowest, course.above

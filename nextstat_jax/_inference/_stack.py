@@ -11,26 +11,31 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from .._base._doors import as_array, concrete
+from .._base._doors import as_array, concrete, no_type_check
 from .._base._errors import ModelError
 from .._base._tables import dataframe
 from .._batches._schedule import join, map_rows
+from .._model._base import require_model, subject
 from .._model._compile import Names
-from .._model._model import HistFactoryModel, as_data, from_pyhf, require_model
+from .._model._model import HistFactoryModel
+from .._model._reading import from_pyhf
 from .._workspace._patched import read_patched
 from .._workspace._patches import Patch, PatchSet
-from ._asymptotics import Discovery, HypoTest, asymptotic_test, check_test, discovery
+from ._asymptotics import Discovery, HypoTest, asymptotic_test, check_tested, discovery
 from ._fit import FitResult, fit
 from ._limits import UpperLimit, upper_limit
+from ._result import result, static
+from ._statistics import statistic_of
 
 
-class ModelStack(eqx.Module):
+@result
+class ModelStack:
     """Several models, to be tested or fitted together.
 
     Make one with ``stack_models`` or ``stack_patches``. ``len`` counts the models, iteration goes over them, and
@@ -44,11 +49,11 @@ class ModelStack(eqx.Module):
     """
 
     groups: tuple[HistFactoryModel, ...]
-    labels: tuple[Hashable, ...] = eqx.field(static=True)
-    values: tuple[tuple[int | float | str, ...], ...] = eqx.field(static=True)
-    coordinates: tuple[str, ...] = eqx.field(static=True)
-    _names: tuple[Names, ...] = eqx.field(static=True)
-    _members: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    labels: tuple[Hashable, ...] = static()
+    values: tuple[tuple[int | float | str, ...], ...] = static()
+    coordinates: tuple[str, ...] = static()
+    _names: tuple[Names, ...] = static()
+    _members: tuple[tuple[int, ...], ...] = static()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,7 +139,8 @@ class ModelStack(eqx.Module):
                 )
         return jax.tree.unflatten(jax.tree.structure(parts[0]), [join(xs, order) for xs in zip(*leaves, strict=True)])
 
-    def fit(self, data: Any = None) -> FitResult:
+    @no_type_check
+    def fit(self, *, data: ArrayLike | None = None) -> FitResult:
         """``fit`` of every model, with a leading axis.
 
         Args:
@@ -143,7 +149,8 @@ class ModelStack(eqx.Module):
         """
         return self.map(_fit, *self._data(data), in_axes=self._data_axis(data))
 
-    def hypotest(self, mu: Any = 1.0, data: Any = None, *, test_stat: str = "qtilde") -> HypoTest:
+    @no_type_check
+    def hypotest(self, mu: ArrayLike = 1.0, *, data: ArrayLike | None = None, test_stat: str = "qtilde") -> HypoTest:
         """``hypotest`` of every model with asymptotic distributions, with a leading axis.
 
         Args:
@@ -152,17 +159,23 @@ class ModelStack(eqx.Module):
             test_stat: ``"qtilde"``, ``"q"`` or ``"q0"`` (with ``mu=0``).
         """
         self._require_poi()
+        statistic = statistic_of(test_stat)
         for group in self._tightest():
-            mu = check_test(group, mu, test_stat)
+            about = subject(group, free_poi=True, tilde=statistic.bounded)
+            mu = check_tested(group, about, mu, statistic)
         axes = (None, self._data_axis(data)) if data is not None else (None,)
         return self.map(_hypotest(test_stat), mu, *self._data(data), in_axes=axes)
 
-    def discovery(self, data: Any = None) -> Discovery:
+    @no_type_check
+    def discovery(self, *, data: ArrayLike | None = None) -> Discovery:
         """``discovery`` of every model, with a leading axis; ``data`` as in ``fit``."""
         self._require_poi()
         return self.map(_discovery, *self._data(data), in_axes=self._data_axis(data))
 
-    def upper_limit(self, data: Any = None, *, level: float = 0.05, test_stat: str = "qtilde") -> UpperLimit:
+    @no_type_check
+    def upper_limit(
+        self, *, data: ArrayLike | None = None, level: float = 0.95, test_stat: str = "qtilde"
+    ) -> UpperLimit:
         """``upper_limit`` of every model, with a leading axis; ``data`` as in ``fit``, the rest as there."""
         self._require_poi()
         return self.map(_upper_limit(level, test_stat), *self._data(data), in_axes=self._data_axis(data))
@@ -194,7 +207,7 @@ class ModelStack(eqx.Module):
         for group, members in zip(self.groups, self._members, strict=True):
             head = HistFactoryModel(_take(group.likelihood, 0), group.names)
             for row in rows[np.array(members)] if array.ndim == 2 else rows:
-                as_data(head, row)
+                head.data_vector(row)
         return (array,)
 
     def _data_axis(self, data: Any) -> int | None:
@@ -359,10 +372,15 @@ def _stands_for(first: Names, other: Names) -> bool:
         *zip(zip(*first.rows, strict=True), zip(*other.rows, strict=True), strict=True),
     ]
     same_bins = first.channel_bins == other.channel_bins and first.constraints == other.constraints
-    if not same_bins or not all(_same_places(a, b) for a, b in pairs):
+    if not same_bins or _place(first) != _place(other) or not all(_same_places(a, b) for a, b in pairs):
         return False
     renamed = dict(zip(*pairs[0], strict=True))
     return {(renamed.get(name, name), key) for name, key in first.configured} == set(other.configured)
+
+
+def _place(names: Names) -> int | None:
+    """Index of the parameter of interest, which all members of a group have in one place."""
+    return None if names.poi is None else names.parameters.index(names.poi)
 
 
 def _same_places(a: Iterable[str], b: Iterable[str]) -> bool:
@@ -380,7 +398,7 @@ def _same_places(a: Iterable[str], b: Iterable[str]) -> bool:
 def _stacked(models: Sequence[HistFactoryModel]) -> HistFactoryModel:
     def stack(*xs: Any) -> Array:
         if all(map(concrete, xs)):
-            return jnp.asarray(np.stack([np.asarray(x) for x in xs]))
+            return jax.device_put(np.stack([np.asarray(x) for x in xs]))
         return jnp.stack(xs)
 
     return HistFactoryModel(jax.tree.map(stack, *(model.likelihood for model in models)), models[0].names)
@@ -391,7 +409,7 @@ def _take(tree: Any, rows: int | np.ndarray) -> Any:
 
     def take(x: Any) -> Any:
         known = concrete(x) and isinstance(x.dtype, np.dtype)
-        return jnp.asarray(np.asarray(x)[rows]) if known else x[rows]
+        return jax.device_put(np.asarray(x)[rows]) if known else x[rows]
 
     return jax.tree.map(take, tree)
 
@@ -423,18 +441,18 @@ def _arrays(arg: Any, position: int, axis: int | None, n: int) -> Any:
 
 
 def _fit(model: HistFactoryModel, data: Any = None) -> FitResult:
-    return fit(model, data)
+    return fit(model, data=data)
 
 
 def _discovery(model: HistFactoryModel, data: Any = None) -> Discovery:
-    return discovery(model, data)
+    return discovery(model, data=data)
 
 
 @cache
 def _hypotest(test_stat: str) -> Any:
-    return lambda model, mu, data=None: asymptotic_test(model, mu, data, test_stat=test_stat)
+    return lambda model, mu, data=None: asymptotic_test(model, mu, data=data, test_stat=test_stat)
 
 
 @cache
 def _upper_limit(level: float, test_stat: str) -> Any:
-    return lambda model, data=None: upper_limit(model, data, level=level, test_stat=test_stat)
+    return lambda model, data=None: upper_limit(model, data=data, level=level, test_stat=test_stat)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from .._base._doors import concrete
+from .._base._doors import concrete, no_type_check
+from .._base._errors import ModelError
 from .._base._numerics import standard_deviation
-from .._base._tables import dataframe, plain, require_single, text_table
-from .._likelihood._constraints import constraint_widths
-from .._likelihood._histfactory import Likelihood, rates
+from .._base._tables import dataframe, text_table
+from .._likelihood._binned import HistFactory
+from .._likelihood._histfactory import rates
 from .._likelihood._segments import scatter_sum
-from .._model._model import HistFactoryModel, as_data, require_model
+from .._minimize import _status
+from .._model._base import require_model
+from .._model._model import HistFactoryModel
 from ._fit import FitResult, require_fit
+from ._result import Result, result, static
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
 _LINE = 118
 
 
-class Yields(eqx.Module):
+@result
+class Yields(Result):
     """Expected yields of a model with their uncertainties, and the observed counts.
 
     Samples that a channel does not have are zero there; ``rows`` says which it has.
@@ -43,6 +48,7 @@ class Yields(eqx.Module):
         channel_total: Yields of all samples in each channel, shape (n_channels,).
         channel_total_uncertainties: Their uncertainties.
         observed: Observed counts, shape (n_bins,).
+        status: How the fit ended; converged for yields before one.
         kind: ``"pre-fit"`` or ``"post-fit"``.
         channels: Names of the channels, in the order of the bins.
         channel_bins: Number of bins of each channel.
@@ -50,6 +56,8 @@ class Yields(eqx.Module):
         rows: (channel, sample) pairs that exist.
         signals: Samples that the parameter of interest multiplies.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("total", 1)
 
     values: Float[Array, "sample bin"]
     uncertainties: Float[Array, "sample bin"]
@@ -60,12 +68,13 @@ class Yields(eqx.Module):
     channel_total: Float[Array, " channel"]
     channel_total_uncertainties: Float[Array, " channel"]
     observed: Float[Array, " bin"]
-    kind: str = eqx.field(static=True)
-    channels: tuple[str, ...] = eqx.field(static=True)
-    channel_bins: tuple[int, ...] = eqx.field(static=True)
-    samples: tuple[str, ...] = eqx.field(static=True)
-    rows: tuple[tuple[str, str], ...] = eqx.field(static=True)
-    signals: tuple[str, ...] = eqx.field(static=True)
+    status: Int[Array, ""]
+    kind: str = static()
+    channels: tuple[str, ...] = static()
+    channel_bins: tuple[int, ...] = static()
+    samples: tuple[str, ...] = static()
+    rows: tuple[tuple[str, str], ...] = static()
+    signals: tuple[str, ...] = static()
 
     @property
     def channel_slices(self) -> dict[str, slice]:
@@ -73,8 +82,8 @@ class Yields(eqx.Module):
         ends = np.cumsum(self.channel_bins).tolist()
         return {name: slice(end - n, end) for name, n, end in zip(self.channels, self.channel_bins, ends, strict=True)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe, by channel and sample. Needs concrete values of one fit."""
+    def _facts(self) -> dict[str, Any]:
+        self._require_single()
         channels = {}
         for k, (channel, bins) in enumerate(self.channel_slices.items()):
             samples = {
@@ -94,7 +103,7 @@ class Yields(eqx.Module):
                 "sum_uncertainty": self.channel_total_uncertainties[k],
             }
             channels[channel] = {"samples": samples, "total": total, "observed": self.observed[bins]}
-        return plain({"kind": self.kind, "channels": channels})
+        return {"kind": self.kind, "channels": channels}
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each channel, sample and bin (counted from 0 in its channel).
@@ -105,7 +114,7 @@ class Yields(eqx.Module):
         Raises:
             MissingExtraError: If pandas is not installed.
         """
-        require_single(self.total, 1, "Yields")
+        self._require_single()
         number = {sample: i for i, sample in enumerate(self.samples)}
         slices = self.channel_slices
         cells = [(c, s, b) for c, s in self.rows for b in range(slices[c].stop - slices[c].start)]
@@ -126,7 +135,7 @@ class Yields(eqx.Module):
 
     def __repr__(self) -> str:
         if not concrete(self.total) or self.total.ndim != 1:
-            return f"Yields({self.kind}, total={self.total!r})"
+            return super().__repr__()
         columns = _table_columns(self)
         names = ["", *self.samples, "total", "observed"]
         blocks: list[list[list[str]]] = [[names]]
@@ -136,7 +145,8 @@ class Yields(eqx.Module):
                 blocks.append([names])
             blocks[-1].append(column)
         tables = [text_table([c[0] for c in block], zip(*(c[1:] for c in block), strict=True)) for block in blocks]
-        return f"Yields, {self.kind}, sums over the bins of each channel\n" + "\n\n".join(tables)
+        ended = "" if self.kind == "pre-fit" else f" ({self.message})"
+        return f"Yields, {self.kind}{ended}, sums over the bins of each channel\n" + "\n\n".join(tables)
 
 
 def _table_columns(result: Yields) -> list[list[str]]:
@@ -170,7 +180,8 @@ def with_uncertainty(value: float, uncertainty: float) -> tuple[str, str]:
     return f"{value:.{max(digits, 0)}f}", f"{uncertainty:.{max(digits, 0)}f}"
 
 
-def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: Any = None) -> Yields:
+@no_type_check
+def yields(model: HistFactoryModel, fit_result: FitResult | None = None, *, data: ArrayLike | None = None) -> Yields:
     """Expected yields per channel, sample and bin with their uncertainties.
 
     ``covariance(nu) = J C J^T`` with the Jacobian ``J = d nu / d theta`` and the covariance C of the parameters, for
@@ -194,10 +205,10 @@ def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: A
         ModelError: For data of a wrong shape.
 
     Example:
-        >>> from nextstat_jax import from_pyhf
+        >>> import nextstat_jax as nextstat
         >>> rate = {"name": "rate", "type": "normsys", "data": {"lo": 0.9, "hi": 1.1}}
         >>> strength = {"name": "mu", "type": "normfactor", "data": None}
-        >>> model = from_pyhf({
+        >>> model = nextstat.from_pyhf({
         ...     "channels": [{"name": "SR", "samples": [
         ...         {"name": "signal", "data": [5.0, 10.0], "modifiers": [strength]},
         ...         {"name": "background", "data": [60.0, 40.0], "modifiers": [rate]},
@@ -206,7 +217,7 @@ def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: A
         ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
         ...     "version": "1.0.0",
         ... })
-        >>> yields(model)
+        >>> nextstat.yields(model)
         Yields, pre-fit, sums over the bins of each channel
                       SR
           background  100 +- 10
@@ -215,13 +226,17 @@ def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: A
           observed    116
     """
     require_model(model)
+    if not isinstance(model, HistFactoryModel):
+        raise ModelError(f"yields need a model with channels and samples, and a {type(model).__name__} has none")
     likelihood, names = model.likelihood, model.names
+    shown = model.data_vector(data)
+    status = jnp.array(_status.CONVERGED)
     if fit_result is None:
         params = likelihood.init
-        spread = jnp.where(likelihood.frozen > 0, 0.0, constraint_widths(likelihood) ** 2)
+        spread = jnp.where(likelihood.frozen > 0, 0.0, likelihood.constraints(shown)[1] ** 2)
     else:
         require_fit(model, fit_result)
-        params, spread = fit_result.params, fit_result.covariance
+        params, spread, status = fit_result.params, fit_result.covariance, fit_result.status
     central, errors = _propagate(likelihood, names.channel_bins, params, spread)
     return Yields(
         values=_by_sample_and_bin(model, central.cells),
@@ -232,7 +247,8 @@ def yields(model: HistFactoryModel, fit_result: FitResult | None = None, data: A
         channel_uncertainties=_by_sample_and_channel(model, errors.rows),
         channel_total=central.channels,
         channel_total_uncertainties=errors.channels,
-        observed=as_data(model, data)[: model.n_bins],
+        observed=shown[: model.n_bins],
+        status=status,
         kind="pre-fit" if fit_result is None else "post-fit",
         channels=names.channels,
         channel_bins=names.channel_bins,
@@ -252,7 +268,7 @@ class _Sums(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=1)
-def _propagate(likelihood: Likelihood, channel_bins: tuple[int, ...], params: Array, spread: Array) -> tuple[Any, Any]:
+def _propagate(likelihood: HistFactory, channel_bins: tuple[int, ...], params: Array, spread: Array) -> tuple[Any, Any]:
     """Yields and their uncertainties; ``spread`` is a covariance matrix or, of a diagonal one, the diagonal."""
     s = likelihood.structure
     channel = np.repeat(np.arange(len(channel_bins)), channel_bins)
@@ -284,7 +300,7 @@ def _by_sample_and_channel(model: HistFactoryModel, rows: Array) -> Array:
 
 def _signals(model: HistFactoryModel) -> tuple[str, ...]:
     """Samples with a row that the parameter of interest multiplies."""
-    s = model.likelihood.structure
-    scaled = (s.row_factors == s.poi).any(0) if s.poi >= 0 else np.zeros(s.n_rows, bool)
+    s, poi = model.likelihood.structure, model.poi_index
+    scaled = np.zeros(s.n_rows, bool) if poi is None else (s.row_factors == poi).any(0)
     mine = {name for (_, name), flag in zip(model.names.rows, scaled, strict=True) if flag}
     return tuple(name for name in model.samples if name in mine)

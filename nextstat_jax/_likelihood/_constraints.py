@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from ._histfactory import Likelihood
+from ._histfactory import Arrays
 
 
-def constraint_widths(likelihood: Likelihood) -> Array:
+def constraint_widths(likelihood: Arrays) -> Array:
     """Uncertainty of each parameter before a fit, shape (n_params,); 0 for those without a constraint.
 
     The width of a normal constraint; ``1 / sqrt(tau)``, the relative uncertainty of the auxiliary count, for a Poisson
@@ -19,7 +19,7 @@ def constraint_widths(likelihood: Likelihood) -> Array:
     return widths.at[s.poisson_params].set(1.0 / jnp.sqrt(likelihood.tau))
 
 
-def constraint_centers(likelihood: Likelihood, data: Array) -> Array:
+def constraint_centers(likelihood: Arrays, data: Array) -> Array:
     """Value of each parameter that its auxiliary datum prefers, shape (n_params,); 0 for those without a constraint."""
     s = likelihood.structure
     aux = data[s.n_bins :]

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ._histfactory import Likelihood, Walls, deviance, main_deviance, poisson_deviance, tiny
+from ._histfactory import Arrays, Walls, deviance, main_deviance, poisson_deviance, tiny
 from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, shift_basis
 from ._segments import product, scatter_product, scatter_sum, take
 
@@ -40,7 +40,7 @@ class _Pieces(NamedTuple):
     curvature: Array  # per bin: d2(deviance) / d(bin)2
 
 
-def _pieces(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> _Pieces:
+def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> _Pieces:
     s, d = likelihood.structure, likelihood.structure.derived
     small = tiny(likelihood.dtype)
     params = jnp.where(d.is_factor, away_from_zero(params, small), params)
@@ -99,7 +99,7 @@ class _Sums(NamedTuple):
     shifts: Array  # (2, n_shifts): slope * scale summed against the odd and even shifts
 
 
-def _sums(likelihood: Likelihood, p: _Pieces) -> _Sums:
+def _sums(likelihood: Arrays, p: _Pieces) -> _Sums:
     s = likelihood.structure
     slope = _pick(p.slope, s.cell_bins)
     cells = slope * p.cells
@@ -110,7 +110,7 @@ def _sums(likelihood: Likelihood, p: _Pieces) -> _Sums:
     return _Sums(scatter_sum(cells, s.cell_rows, s.n_rows), cells, shifts)
 
 
-def _constraint_gradient(likelihood: Likelihood, p: _Pieces, data: Array) -> tuple[Array, Array]:
+def _constraint_gradient(likelihood: Arrays, p: _Pieces, data: Array) -> tuple[Array, Array]:
     """First derivative and curvature of the constraint terms by parameter, each of shape (n_params,)."""
     s, d = likelihood.structure, likelihood.structure.derived
     aux = data[s.n_bins :]
@@ -124,7 +124,7 @@ def _constraint_gradient(likelihood: Likelihood, p: _Pieces, data: Array) -> tup
     return gradient + tau - pull, weight + pull * p.inverse
 
 
-def _value(likelihood: Likelihood, p: _Pieces, data: Array, walls: Walls | None) -> Array:
+def _value(likelihood: Arrays, p: _Pieces, data: Array, walls: Walls | None) -> Array:
     s = likelihood.structure
     aux = data[s.n_bins :]
     main = main_deviance(data[: s.n_bins], p.bins, walls)
@@ -133,7 +133,7 @@ def _value(likelihood: Likelihood, p: _Pieces, data: Array, walls: Walls | None)
     return jnp.concatenate([main, 0.5 * pull * pull, gammas]).sum()
 
 
-def _collect(likelihood: Likelihood, factors: Array | None, sums: _Sums, entries: Array, shifts: Array) -> Array:
+def _collect(likelihood: Arrays, factors: Array | None, sums: _Sums, entries: Array, shifts: Array) -> Array:
     """Sums by parameter of what rows, cells, entries and shifts contribute, shape (n_params,).
 
     ``factors`` multiplies the contributions of rows and cells; None leaves them out.
@@ -153,35 +153,41 @@ def _collect(likelihood: Likelihood, factors: Array | None, sums: _Sums, entries
     return total[: s.n_params]
 
 
-def _gradient(likelihood: Likelihood, p: _Pieces, sums: _Sums, constraint: Array) -> Array:
+def _gradient(likelihood: Arrays, p: _Pieces, sums: _Sums, constraint: Array) -> Array:
     entries = p.first * _pick(sums.rows, likelihood.structure.chunk_rows)
     shifts = p.basis.dp * sums.shifts[0] + p.basis.dq * sums.shifts[1]
     return _collect(likelihood, p.inverse, sums, entries, shifts) + constraint
 
 
-def _value_and_gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
+def evaluate(likelihood: Arrays, params: Array, data: Array, walls: Walls) -> tuple[Array, Array, Array]:
+    """The deviance, its gradient and the expected rates of the bins, for the minimizer; not to be differentiated."""
+    p = _pieces(likelihood, params, data, walls)
+    return _value(likelihood, p, data, walls), _slope(likelihood, p, data), p.bins
+
+
+def _value_and_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
     p = _pieces(likelihood, params, data, walls)
     return _value(likelihood, p, data, walls), _slope(likelihood, p, data)
 
 
-def _slope(likelihood: Likelihood, p: _Pieces, data: Array) -> Array:
+def _slope(likelihood: Arrays, p: _Pieces, data: Array) -> Array:
     constraint, _ = _constraint_gradient(likelihood, p, data)
     return _gradient(likelihood, p, _sums(likelihood, p), constraint)
 
 
-def value_and_rates(likelihood: Likelihood, params: Array, data: Array) -> tuple[Array, Array]:
+def value_and_rates(likelihood: Arrays, params: Array, data: Array) -> tuple[Array, Array]:
     """The deviance and the expected rates of the bins, in one pass; not meant to be differentiated."""
     p = _pieces(likelihood, params, data, None)
     return _value(likelihood, p, data, None), p.bins
 
 
-def value_gradient_and_rates(likelihood: Likelihood, params: Array, data: Array) -> tuple[Array, Array, Array]:
+def value_gradient_and_rates(likelihood: Arrays, params: Array, data: Array) -> tuple[Array, Array, Array]:
     """``value_and_gradient`` with the expected rates of the bins, which it computes on its way; likewise."""
     p = _pieces(likelihood, params, data, None)
     return _value(likelihood, p, data, None), _slope(likelihood, p, data), p.bins
 
 
-def _hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
+def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
     """Second derivatives of the deviance, and their positive semidefinite part, each of shape (n_params, n_params).
 
     The second is ``J^T diag(n / nu^2) J`` plus the constraints (Gauss and Newton's matrix): what is left when the
@@ -244,14 +250,14 @@ def _columns(x: Array, index: np.ndarray) -> Array:
     return jnp.concatenate([x, jnp.zeros((x.shape[0], 1), x.dtype)], axis=1)[:, index]
 
 
-def _second_derivatives(likelihood: Likelihood, p: _Pieces, sums: _Sums) -> Array:
+def _second_derivatives(likelihood: Arrays, p: _Pieces, sums: _Sums) -> Array:
     """Each parameter's own second derivative of the yields, summed with the bins' slopes: (n_params,)."""
     entries = p.second * _pick(sums.rows, likelihood.structure.chunk_rows)
     shifts = p.basis.d2p * sums.shifts[0] + p.basis.d2q * sums.shifts[1]
     return _collect(likelihood, None, sums, entries, shifts)
 
 
-def curvatures(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> tuple[Array, Array]:
+def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> tuple[Array, Array]:
     """Exact Hessian and its positive semidefinite part, for the minimizer; not to be differentiated."""
     return _hessian(likelihood, params, data, walls)
 
@@ -260,16 +266,16 @@ def curvatures(likelihood: Likelihood, params: Array, data: Array, walls: Walls 
 # arrays) falls back on the plain functions, which are right for every input, a zero factor included.
 
 
-def _plain_gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> Array:
+def _plain_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Array:
     return jax.grad(deviance, argnums=1)(likelihood, params, data, walls)
 
 
-def _plain_hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None) -> Array:
+def _plain_hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Array:
     return jax.jacfwd(_plain_gradient, argnums=1)(likelihood, params, data, walls)
 
 
 @jax.custom_jvp
-def gradient(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+def gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """d(deviance) / d(params), shape (n_params,)."""
     return _value_and_gradient(likelihood, params, data, walls)[1]
 
@@ -280,7 +286,7 @@ def _gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def hessian(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+def hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """d2(deviance) / d(params)2, shape (n_params, n_params)."""
     return _hessian(likelihood, params, data, walls)[0]
 
@@ -292,7 +298,7 @@ def _hessian_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def value_and_gradient(
-    likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None
+    likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None
 ) -> tuple[Array, Array]:
     """The deviance and its gradient with respect to the parameters, in one pass."""
     return _value_and_gradient(likelihood, params, data, walls)
@@ -304,13 +310,13 @@ def _value_and_gradient_jvp(primals: Any, tangents: Any) -> tuple[tuple[Array, A
     return value_and_gradient(*primals), (value, jax.jvp(_plain_gradient, primals, tangents)[1])
 
 
-def fast_deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+def fast_deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """The deviance, with the written-out gradient as its derivative with respect to the parameters."""
     leaves, tree = jax.tree.flatten(likelihood)
     return _deviance_of_leaves(tree, leaves, params, data, walls)
 
 
-# The likelihood crosses flat: its rule is told which tangents are zero, and a Likelihood of such markers is none.
+# The likelihood crosses flat: its rule is told which tangents are zero, and a Arrays of such markers is none.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _deviance_of_leaves(tree: Any, leaves: list[Array], params: Array, data: Array, walls: Walls | None) -> Array:
     likelihood = jax.tree.unflatten(tree, leaves)

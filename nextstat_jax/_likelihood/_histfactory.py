@@ -1,4 +1,4 @@
-"""The likelihood: a pytree of arrays with a static structure, and pure functions of it.
+"""Binned likelihoods in the HistFactory form: a pytree of arrays with a static structure, and pure functions of it.
 
 Everything here is plain JAX, differentiable to any order. The derivatives that fits need are written out from the
 structure in ``_derivatives.py``; both are tested against each other.
@@ -13,20 +13,20 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import gammaln
 
+from .._base._doors import pytree
 from ._interpolation import factor, shift_basis
 from ._segments import product, take
 from ._structure import Structure
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
-class Likelihood:
+class Arrays:
     """The arrays of a binned likelihood. All leaves are floating point, so that gradients have the same form.
 
     Attributes:
@@ -42,6 +42,8 @@ class Likelihood:
         lower: Lower bounds, shape (n_params,).
         upper: Upper bounds, shape (n_params,).
         frozen: 1 where a parameter cannot move, else 0, shape (n_params,).
+        scale: Roughly the yields of each bin at the initial parameters, positive, shape (n_bins,): the unit in which a
+            rate is near 0.
         structure: The static index tables.
     """
 
@@ -56,6 +58,7 @@ class Likelihood:
     lower: Array
     upper: Array
     frozen: Array
+    scale: Array
     structure: Structure = field(metadata={"static": True})
 
     @property
@@ -71,7 +74,7 @@ class Rates(NamedTuple):
     bins: Array
 
 
-def rates(likelihood: Likelihood, params: Array) -> Rates:
+def rates(likelihood: Arrays, params: Array) -> Rates:
     """Expected yields of the main measurement.
 
     Args:
@@ -92,7 +95,7 @@ def rates(likelihood: Likelihood, params: Array) -> Rates:
     return Rates(cells, bins)
 
 
-def shift(likelihood: Likelihood, params: Array) -> Array:
+def shift(likelihood: Arrays, params: Array) -> Array:
     """What the histosys modifiers add to each cell, shape (n_cells,)."""
     s = likelihood.structure
     if s.n_shifts == 0:
@@ -102,7 +105,7 @@ def shift(likelihood: Likelihood, params: Array) -> Array:
     return weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
 
 
-def row_factors(likelihood: Likelihood, params: Array) -> Array:
+def row_factors(likelihood: Arrays, params: Array) -> Array:
     """What multiplies each row: normfactors, luminosity and interpolated factors, shape (n_rows,)."""
     s = likelihood.structure
     direct = product(take(params, s.row_factors, 1.0))
@@ -119,7 +122,7 @@ def cell_factors(s: Structure, params: Array) -> Array:
     return product(take(params, s.cell_factors, 1.0))
 
 
-def expected_aux(likelihood: Likelihood, params: Array) -> Array:
+def expected_aux(likelihood: Arrays, params: Array) -> Array:
     """Expected auxiliary data in pyhf's order, shape (n_aux,)."""
     s = likelihood.structure
     result = jnp.zeros((s.n_aux,), params.dtype)
@@ -127,7 +130,7 @@ def expected_aux(likelihood: Likelihood, params: Array) -> Array:
     return result.at[s.poisson_aux].set(params[s.poisson_params] * likelihood.tau)
 
 
-def expected(likelihood: Likelihood, params: Array) -> Array:
+def expected(likelihood: Arrays, params: Array) -> Array:
     """Expected main and auxiliary data, shape (n_bins + n_aux,)."""
     return jnp.concatenate([rates(likelihood, params).bins, expected_aux(likelihood, params)])
 
@@ -154,7 +157,7 @@ def poisson_deviance(n: Array, nu: Array) -> Array:
 
 
 class Walls(NamedTuple):
-    """How a fit treats bins without counts, each of shape (n_bins,).
+    """How a fit treats bins without counts; the arrays have shape (n_bins,).
 
     Such a bin contributes ``nu``, which falls as the rate falls and ends in a wall at ``nu = 0``: the minimum may lie
     on it. A fit walks through the wall and is led back by an augmented Lagrangian,
@@ -165,15 +168,58 @@ class Walls(NamedTuple):
         multipliers: z.
         stiffness: c.
         margin: How far from 0 the rate is kept, so that the minimum is a valid point.
+        still: Whether the push is the multiplier, whatever the rate: at a minimum that has been found the walls stand
+            still. 1 or 0, so that all leaves are floating point; scalar.
     """
 
     multipliers: Array
     stiffness: Array
     margin: Array
+    still: Array
 
     def push(self, nu: Array) -> Array:
         """t: by how much the wall lowers the slope of the bin."""
-        return jnp.maximum(self.multipliers - self.stiffness * (nu - self.margin), 0.0)
+        # With a margin that is the rate itself the push is the multiplier and keeps its derivative.
+        margin = jnp.where((self.still > 0) & (self.multipliers > 0), lax.stop_gradient(nu), self.margin)
+        return jnp.maximum(self.multipliers - self.stiffness * (nu - margin), 0.0)
+
+
+# Stiffness of the wall at rate 0 in units of the bin's scale: stiff enough that few updates of the multiplier do, soft
+# enough that factorizations keep their accuracy. Derivatives are taken with a much stiffer one.
+_STIFFNESS = 1e3
+_STIFFENING = 1e6
+
+
+def make_walls(likelihood: Arrays) -> Walls:
+    """Walls at rate 0 for the bins without counts, in units of each bin's scale."""
+    scale = likelihood.scale
+    margin = 1e-9 if likelihood.dtype == np.float64 else 1e-5
+    return Walls(jnp.zeros_like(scale), _STIFFNESS / (scale * scale), margin * scale, jnp.zeros((), scale.dtype))
+
+
+def settled_walls(likelihood: Arrays, multipliers: Array) -> Walls:
+    """The walls that hold a minimum, so stiff that they stand still when it moves; not differentiated."""
+    walls = lax.stop_gradient(make_walls(likelihood))
+    stiffness = jnp.where(multipliers > 0, _STIFFENING, 1.0) * walls.stiffness
+    return Walls(multipliers, stiffness, walls.margin, jnp.ones((), stiffness.dtype))
+
+
+def tighten(walls: Walls, nu: Array, data: Array) -> tuple[Array, Array]:
+    """Multipliers of the walls that are pushed against, and the largest distance from a wall in half margins."""
+    push = jnp.where(data[: nu.shape[0]] > 0, 0.0, walls.push(nu))
+    distance = jnp.abs(push - walls.multipliers) / walls.stiffness
+    # A rate between 0 and the margin is a valid point; one that no parameter moves would never come closer.
+    distance = jnp.where((nu >= 0) & (nu <= walls.margin), 0.0, distance)
+    return push, (2.0 * distance / walls.margin).max()
+
+
+def bare(walls: Walls, value: Array, nu: Array, data: Array) -> Array:
+    """The deviance itself, from its value with walls."""
+    n = data[: nu.shape[0]]
+    push = walls.push(nu)
+    lifted = (push * push - walls.multipliers * walls.multipliers) / (2.0 * walls.stiffness)
+    outside = ((n <= 0) & (nu < 0)).any()
+    return jnp.where(outside, jnp.inf, value - jnp.where(n > 0, 0.0, lifted).sum())
 
 
 def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:
@@ -186,7 +232,7 @@ def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:
     return jnp.where(n > 0, value, pushed)
 
 
-def deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | None = None) -> Array:
+def deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """NLL less its value for a model that predicts the data exactly: what fits minimize.
 
     Args:
@@ -206,12 +252,12 @@ def deviance(likelihood: Likelihood, params: Array, data: Array, walls: Walls | 
     return main + 0.5 * (pull * pull).sum() + gammas.sum()
 
 
-def saturated(likelihood: Likelihood, data: Array) -> Array:
+def saturated(likelihood: Arrays, data: Array) -> Array:
     """NLL of a model that predicts the data exactly: ``nll = deviance + saturated``. Scalar."""
     return add_saturated(jnp.zeros((), data.dtype), likelihood, data)
 
 
-def add_saturated(value: Array, likelihood: Likelihood, data: Array) -> Array:
+def add_saturated(value: Array, likelihood: Arrays, data: Array) -> Array:
     """NLL from a deviance: the deviance plus the NLL of a model that predicts the data exactly."""
     s = likelihood.structure
     counts = jnp.concatenate([data[: s.n_bins], data[s.n_bins :][s.poisson_aux]])

@@ -25,7 +25,6 @@ class Structure:
         n_params: Number of parameters.
         n_bins: Bins of all channels.
         n_aux: Number of auxiliary measurements.
-        poi: Index of the parameter of interest, or -1.
         normsys: Interpolation code of the normsys modifiers.
         histosys: Interpolation code of the histosys modifiers.
         clip_sample: Least yield of one sample in one bin, or None.
@@ -49,7 +48,6 @@ class Structure:
     n_params: int
     n_bins: int
     n_aux: int
-    poi: int
     normsys: str
     histosys: str
     clip_sample: float | None

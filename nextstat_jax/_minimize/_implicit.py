@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._newton import cholesky, masked, solve
+from ._dense import cholesky, masked, solve
 
 with warnings.catch_warnings():
     # jaxopt announces at import that it is no longer developed; its implicit differentiation is complete.
@@ -89,27 +89,47 @@ def _attach_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Arra
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def value_at_minimum(objective: Objective, y: Array, args: Any, pins: Pins) -> Array:
-    """The minimal value, a scalar; arguments as in ``attach``.
+def value_at_minimum(objective: Objective, value: Array, y: Array, args: Any, pins: Pins) -> Array:
+    """``value`` itself, the objective at a minimum, with its derivatives; further arguments as in ``attach``.
 
     Its first derivative is that of the objective at a fixed point, one gradient's worth of work; second derivatives
     follow the point.
     """
-    del pins
-    return objective.value(y, args)
+    del objective, y, args, pins
+    return value
 
 
 @value_at_minimum.defjvp
 def _value_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    y, args, pins = primals
-    _, d_args, d_pins = tangents
+    value, y, args, pins = primals
+    _, _, d_args, d_pins = tangents
     y = attach(objective, y, args, pins)
 
-    def value(args: Any, values: Array) -> Array:
+    def of(args: Any, values: Array) -> Array:
         return objective.value(jnp.where(pins.mask, values, y), args)
 
-    _, tangent = jax.jvp(value, (args, pins.values), (d_args, d_pins.values))
-    return value_at_minimum(objective, y, args, pins), tangent
+    _, tangent = jax.jvp(of, (args, pins.values), (d_args, d_pins.values))
+    return value_at_minimum(objective, value, y, args, pins), tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def hessian_at_minimum(objective: Objective, hessian: Array, y: Array, args: Any, pins: Pins) -> Array:
+    """``hessian`` itself, that of the objective at a minimum, with its derivatives; arguments as in ``attach``."""
+    del objective, y, args, pins
+    return hessian
+
+
+@hessian_at_minimum.defjvp
+def _hessian_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    hessian, y, args, pins = primals
+    _, _, d_args, d_pins = tangents
+
+    def moved(args: Any, values: Array) -> Array:
+        return attach(objective, y, args, Pins(pins.mask, values))
+
+    point, d_point = jax.jvp(moved, (args, pins.values), (d_args, d_pins.values))
+    _, tangent = jax.jvp(objective.hessian, (point, args), (d_point, d_args))
+    return hessian_at_minimum(objective, hessian, y, args, pins), tangent
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -13,6 +13,9 @@ Newton's method with Levenberg's damping and an active set for the bounds:
   multipliers are updated, until no constraint is violated.
 - It ends when the estimated vertical distance to the minimum, ``EDM = g H^-1 g / 2``, is below the tolerance.
 
+Most of the time of a first fit is compilation, so the objective and its Hessian stand in the loop once: its passes also
+look for a start where the objective is finite, and look at the minimum at last.
+
 References:
     J. Nocedal, S. J. Wright, Numerical Optimization (2006), chapters 4, 6, 16 and 17; the EDM is Minuit's.
 """
@@ -22,14 +25,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .._base._compiled import packed_while
 from . import _status
-
-ValueAndGradient = Callable[[Array, Any, Array], tuple[Array, Array]]
-Curvatures = Callable[[Array, Any, Array], tuple[Array, Array]]
-Tighten = Callable[[Array, Any, Array], tuple[Array, Array]]
+from ._dense import cholesky, masked, solve
 
 MAX_STEPS = 500
 _REUSE = 0.1
@@ -41,19 +43,24 @@ _START_HALVINGS = 12
 
 
 class Problem(NamedTuple):
-    """What is minimized; every function takes the point y, the arguments and the multipliers of the constraints.
+    """What is minimized. Every function takes the arguments as its second argument.
 
     Attributes:
-        value_and_gradient: Scalar and array of shape (n,). +inf marks points outside the domain.
-        curvatures: The exact Hessian and a positive semidefinite stand-in for it, each of shape (n, n). Steps use the
-            exact one wherever it is positive definite.
-        tighten: Updated multipliers, shape (m,), and by how much the worst constraint is violated, in units of what may
-            be ignored. Called at minima.
+        evaluate: Of the point y and the multipliers of the constraints: the value (+inf outside the domain), the
+            gradient, and what the last two functions need of the point.
+        curvatures: Of the same, and whether the minimum has been found: the exact Hessian and a positive semidefinite
+            stand-in for it, each of shape (n, n). Steps use the exact one wherever it is positive definite. At the
+            minimum the constraints stand still.
+        tighten: Of what ``evaluate`` kept, and the multipliers: updated multipliers, shape (m,), and by how much the
+            worst constraint is violated, in units of what may be ignored. Called at minima.
+        bare: Of a value, what ``evaluate`` kept, and the multipliers: the objective itself, without what keeps a
+            minimization inside its domain.
     """
 
-    value_and_gradient: ValueAndGradient
-    curvatures: Curvatures
-    tighten: Tighten
+    evaluate: Callable[[Array, Any, Array], tuple[Array, Array, Any]]
+    curvatures: Callable[[Array, Any, Array, Array], tuple[Array, Array]]
+    tighten: Callable[[Any, Any, Array], tuple[Array, Array]]
+    bare: Callable[[Array, Any, Any, Array], Array]
 
 
 class Box(NamedTuple):
@@ -69,13 +76,14 @@ class Minimum(NamedTuple):
 
     Attributes:
         y: Point, shape (n,).
-        value: Objective there.
-        gradient: Gradient there, shape (n,).
+        value: Objective there, without what kept the minimization inside its domain.
+        gradient: Gradient there, shape (n,), with the push of the constraints.
         multipliers: Multipliers of the constraints, shape (m,); zero where a constraint is not active.
         edm: Estimated vertical distance to the minimum at the last step.
         status: Code of ``_status``.
         num_steps: Iterations.
         moved: Whether the starting point had to be moved to a point with a finite objective.
+        aux: What ``evaluate`` kept of the point.
     """
 
     y: Array
@@ -86,6 +94,12 @@ class Minimum(NamedTuple):
     status: Array
     num_steps: Array
     moved: Array
+    aux: Any
+
+
+# What the next pass of the loop is for: to find a start, to make a step, to evaluate the same point once more because
+# the multipliers changed, or to look at the point where the minimization ended.
+_BEGIN, _GO, _AGAIN, _CLOSE, _DONE = range(5)
 
 
 class _State(NamedTuple):
@@ -102,10 +116,15 @@ class _State(NamedTuple):
     usable: Array  # the factorization may serve again
     struggled: Array  # a step from this point has failed
     multipliers: Array
-    restart: Array  # the multipliers changed: evaluate again where we are
+    purpose: Array  # of the next pass
+    halvings: Array  # of the way to the start
     edm: Array
     status: Array
     num_steps: Array
+    aux: Any
+
+
+_MATRICES = ("hessian", "positive", "factor")
 
 
 class _Step(NamedTuple):
@@ -135,26 +154,6 @@ def active(box: Box, y: Array, gradient: Array) -> Array:
     return box.frozen | ((y <= box.lower) & (gradient >= 0)) | ((y >= box.upper) & (gradient <= 0))
 
 
-def masked(hessian: Array, pinned: Array, shift: Array | float = 0.0) -> Array:
-    """The Hessian with pinned rows and columns replaced by those of the identity, and a shifted diagonal."""
-    free = ~pinned
-    matrix = jnp.where(free[:, None] & free[None, :], hessian, 0.0)
-    return matrix + jnp.diag(jnp.where(free, shift, 1.0))
-
-
-def cholesky(matrix: Array) -> Array:
-    """Lower factor; NaN where the matrix is not positive definite."""
-    return lax.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-def solve(factor: Array, rhs: Array) -> Array:
-    """Solves ``L L^T x = rhs`` for a vector or for columns."""
-    columns = rhs[:, None] if rhs.ndim == 1 else rhs
-    half = lax.linalg.triangular_solve(factor, columns, left_side=True, lower=True)
-    full = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
-    return full[:, 0] if rhs.ndim == 1 else full
-
-
 def minimize(
     problem: Problem,
     start: Array,
@@ -164,8 +163,10 @@ def minimize(
     *,
     fallback: Array | None = None,
     max_steps: int = MAX_STEPS,
-    reuse: bool = True,
-) -> Minimum:
+    curved: Array | bool = False,
+    wanted: Array | bool = True,
+    alone: bool = True,
+) -> tuple[Minimum, Array]:
     """Minimizes ``problem`` inside ``box``.
 
     Args:
@@ -176,22 +177,22 @@ def minimize(
         multipliers: First guess of the constraints' multipliers, shape (m,); zero if nothing is known.
         fallback: Where the objective is not finite at ``start``, the start is moved towards this point.
         max_steps: Iterations after which to give up.
-        reuse: Whether a factorization serves for several steps. That saves Hessians where one problem is solved at a
-            time; in a batch, where each step computes one anyhow, it only makes for more steps.
+        curved: Whether the Hessian at the minimum is wanted.
+        wanted: Whether anything is: a minimization that is not wanted costs nothing and means nothing.
+        alone: Whether one problem is solved at a time. A factorization then serves for several steps, and a first and a
+            last pass of the loop save compilation. In a batch, where each pass computes everything, both would only
+            make for more passes.
 
     Returns:
-        ``Minimum``; it never raises, and a NaN never reads as convergence.
+        ``Minimum``, and the Hessian there, shape (n, n). It never raises, and a NaN never reads as convergence.
     """
     start = jnp.where(box.frozen, start, jnp.clip(start, box.lower, box.upper))
     aim = start if fallback is None else jnp.where(box.frozen, start, jnp.clip(fallback, box.lower, box.upper))
-    y, value, gradient, moved = _finite_start(problem, start, aim, args, multipliers)
-    n = start.shape[0]
-    dtype = start.dtype
-    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    n, dtype = start.shape[0], start.dtype
     state = _State(
-        y=y,
-        value=value,
-        gradient=gradient,
+        y=start,
+        value=jnp.full((), jnp.inf, dtype),
+        gradient=jnp.zeros_like(start),
         hessian=jnp.zeros((n, n), dtype),
         positive=jnp.zeros((n, n), dtype),
         factor=jnp.eye(n, dtype=dtype),
@@ -202,59 +203,184 @@ def minimize(
         usable=jnp.array(False),
         struggled=jnp.array(False),
         multipliers=multipliers,
-        restart=jnp.array(False),
+        purpose=jnp.where(wanted, _BEGIN, _DONE),
+        halvings=jnp.array(0),
         edm=jnp.full((), jnp.inf, dtype),
-        status=jnp.where(finite, _status.RUNNING, _status.INVALID_START),
+        status=jnp.array(_status.RUNNING),
         num_steps=jnp.array(0),
+        aux=nothing_kept(problem, start, args, multipliers),
     )
-    state = lax.while_loop(
-        lambda s: s.status == _status.RUNNING, lambda s: _iterate(problem, args, box, max_steps, reuse, s), state
-    )
-    return Minimum(
-        state.y, state.value, state.gradient, state.multipliers, state.edm, state.status, state.num_steps, moved
-    )
+    loop = _Loop(problem, args, box, start, aim, max_steps, curved)
+    if alone:
+        state = packed_while(lambda s: s.purpose != _DONE, loop.any_pass, state, _MATRICES)
+    else:
+        state = packed_while(lambda s: s.purpose == _BEGIN, loop.begin, state, _MATRICES)
+        state = packed_while(lambda s: (s.purpose == _GO) | (s.purpose == _AGAIN), loop.step, state, _MATRICES)
+        state = loop.close(state)
+    value = problem.bare(state.value, state.aux, args, state.multipliers)
+    # What keeps a minimization inside its domain may have been given up before it did.
+    valid = jnp.isfinite(value) | (state.status != _status.CONVERGED)
+    status = jnp.where(valid, state.status, _status.STALLED)
+    minimum = Minimum(
+        state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, state.halvings > 1,
+        state.aux,
+    )  # fmt: skip
+    return minimum, state.hessian
 
 
-def _finite_start(
-    problem: Problem, start: Array, aim: Array, args: Any, multipliers: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Halves the way from ``aim`` to ``start`` until the objective is finite, and takes ``aim`` itself at last."""
+def nothing_kept(problem: Problem, y: Array, args: Any, multipliers: Array) -> Any:
+    """What ``evaluate`` would keep of a point, before there is one."""
+    kept = jax.eval_shape(problem.evaluate, y, args, multipliers)[2]
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
 
-    def bad(carry: tuple[Array, Array, Array, Array]) -> Array:
-        k, _, value, gradient = carry
-        return (k < _START_HALVINGS) & ~(jnp.isfinite(value) & jnp.isfinite(gradient).all())
 
-    def nearer(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        k = carry[0]
-        way = jnp.where(k == 0, 1.0, jnp.where(k == _START_HALVINGS - 1, 0.0, 0.5**k)).astype(start.dtype)
+class _Loop(NamedTuple):
+    """What stays the same during a minimization, and the passes of its loop."""
+
+    problem: Problem
+    args: Any
+    box: Box
+    start: Array
+    aim: Array
+    max_steps: int
+    curved: Array | bool
+
+    def any_pass(self, s: _State) -> _State:
+        """One pass, whatever it is for."""
+        closing = s.purpose == _CLOSE
+        step = self._step_of(s, closing)
+        beginning = s.purpose == _BEGIN
+        y = jnp.where(beginning, self._trial(s.halvings), self._moved(s, step))
+        value, gradient, aux = self.problem.evaluate(y, self.args, s.multipliers)
+        after = _judged(self, s, step, y, value, gradient, aux)
+        begun = _begun(s, y, value, gradient, aux)
+        closed = s._replace(purpose=jnp.array(_DONE))
+
+        def pick(a: Array, b: Array, c: Array) -> Array:
+            return jnp.where(beginning, a, jnp.where(closing, b, c))
+
+        # The matrices are those of the step in any case.
+        rest = {name: getattr(step, name) for name in _MATRICES}
+        picked = jax.tree.map(pick, *(x._replace(**dict.fromkeys(_MATRICES)) for x in (begun, closed, after)))
+        # A last pass is for the Hessian.
+        over = (picked.purpose == _CLOSE) & ~jnp.asarray(self.curved)
+        return picked._replace(purpose=jnp.where(over, _DONE, picked.purpose), **rest)
+
+    def begin(self, s: _State) -> _State:
+        """One trial of a start."""
+        y = self._trial(s.halvings)
+        return _begun(s, y, *self.problem.evaluate(y, self.args, s.multipliers))
+
+    def step(self, s: _State) -> _State:
+        """One step."""
+        step = self._fresh(s, jnp.array(False))
+        y = self._moved(s, step)
+        return _judged(self, s, step, y, *self.problem.evaluate(y, self.args, s.multipliers))
+
+    def close(self, s: _State) -> _State:
+        """The Hessian where the minimization ended, if it is wanted."""
+        if self.curved is False:
+            return s
+        hessian = lax.cond(
+            self.curved,
+            lambda: self.problem.curvatures(s.y, self.args, s.multipliers, jnp.array(True))[0],
+            lambda: jnp.zeros_like(s.hessian),
+        )
+        return s._replace(hessian=hessian)
+
+    def _trial(self, halvings: Array) -> Array:
+        """Halves the way from ``aim`` to ``start``, and takes ``aim`` itself at last."""
+        last = halvings >= _START_HALVINGS - 1
+        way = jnp.where(halvings == 0, 1.0, jnp.where(last, 0.0, 0.5**halvings)).astype(self.start.dtype)
         # With a way of exactly 1 the start must come back unchanged, not rounded.
-        y = jnp.where(way == 1, start, aim + way * (start - aim))
-        return k + 1, y, *problem.value_and_gradient(y, args, multipliers)
+        return jnp.where(way == 1, self.start, self.aim + way * (self.start - self.aim))
 
-    nothing = jnp.full((), jnp.nan, start.dtype)
-    k, y, value, gradient = lax.while_loop(bad, nearer, (jnp.array(0), start, nothing, jnp.zeros_like(start)))
-    return y, value, gradient, k > 1
+    def _moved(self, s: _State, step: _Step) -> Array:
+        good = jnp.isfinite(step.p).all() & (s.purpose == _GO)
+        return jnp.where(good & ~self.box.frozen, jnp.clip(s.y + step.p, self.box.lower, self.box.upper), s.y)
+
+    def _step_of(self, s: _State, closing: Array) -> _Step:
+        """The step of the kept factorization if it still serves, else that of a new one."""
+        pinned = active(self.box, s.y, s.gradient)
+        rhs = jnp.where(pinned, 0.0, -s.gradient)
+        old = solve(s.factor, rhs)
+        inside = (s.y + old >= self.box.lower) & (s.y + old <= self.box.upper) | self.box.frozen
+        shrinks = 0.5 * (rhs @ old) < _REUSE * s.edm
+        serves = s.usable & shrinks & inside.all() & (pinned == s.pinned).all()
+        needed = closing | ((s.purpose == _GO) & ~serves)
+        kept = _Step(s.hessian, s.positive, s.hessian, s.factor, s.pinned, old, jnp.array(False))
+        return lax.cond(needed, lambda: self._fresh(s, closing), lambda: kept)
+
+    def _fresh(self, s: _State, closing: Array) -> _Step:
+        """Factorizes and solves; parameters that would cross a bound are put on it and the rest is solved again."""
+        pinned = active(self.box, s.y, s.gradient)
+        hessian, positive = lax.cond(
+            s.stale | closing,
+            lambda: self.problem.curvatures(s.y, self.args, s.multipliers, closing),
+            lambda: (s.hessian, s.positive),
+        )
+        diagonal = jnp.diagonal(positive)
+        largest = jnp.max(jnp.where(pinned, 0.0, diagonal))
+        # An objective that is linear in all that can move has no scale of its own.
+        scale = jnp.maximum(diagonal, jnp.where(largest > 0, 1e-6 * largest, 1.0))
+        shift = s.damping * scale
+
+        def crossing(pinned: Array, p: Array) -> Array:
+            return ~pinned & ((s.y + p < self.box.lower) | (s.y + p > self.box.upper))
+
+        def more(carry: tuple[Array, ...]) -> Array:
+            k, _, pinned, _, _, p = carry
+            return (k < _BOX_ROUNDS) & (crossing(pinned, p).any() | ~jnp.isfinite(p).all())
+
+        def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            k, exact, pinned, fixed, _, p = carry
+            # A factorization that failed (never in the first round, where p is still unset) asks for the stand-in.
+            exact = exact & ((k == 0) | jnp.isfinite(p).all())
+            over = crossing(pinned, p)
+            fixed = jnp.where(over, jnp.clip(s.y + p, self.box.lower, self.box.upper) - s.y, fixed)
+            pinned = pinned | over
+            matrix = jnp.where(exact, hessian, positive)
+            factor = cholesky(masked(matrix, pinned, shift))
+            rhs = jnp.where(pinned, fixed, -(s.gradient + matrix @ fixed))
+            return k + 1, exact, pinned, fixed, factor, solve(factor, rhs)
+
+        zero = jnp.zeros_like(s.y)
+        first = (jnp.array(0), jnp.array(True), pinned, zero, s.factor, jnp.full_like(s.y, jnp.nan))
+        _, exact, pinned, _, factor, p = lax.while_loop(more, again, first)
+        return _Step(hessian, positive, jnp.where(exact, hessian, positive), factor, pinned, p, jnp.array(True))
 
 
-def _iterate(problem: Problem, args: Any, box: Box, max_steps: int, reuse: bool, s: _State) -> _State:
-    """One trial step: factorize if needed, solve, evaluate, judge."""
+def _begun(s: _State, y: Array, value: Array, gradient: Array, aux: Any) -> _State:
+    """After the trial of a start."""
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    halvings = s.halvings + 1
+    failed = ~finite & (halvings >= _START_HALVINGS)
+    return s._replace(
+        y=y,
+        value=value,
+        gradient=gradient,
+        halvings=halvings,
+        status=jnp.where(failed, _status.INVALID_START, s.status),
+        purpose=jnp.where(finite, _GO, jnp.where(failed, _CLOSE, _BEGIN)),
+        aux=aux,
+    )
+
+
+def _judged(loop: _Loop, s: _State, step: _Step, y: Array, value: Array, gradient: Array, aux: Any) -> _State:
+    """After a step: taken or not, and what comes next."""
     tol = tolerance(s.y.dtype)
-    pinned = active(box, s.y, s.gradient)
-    choose = _choose_step if reuse else _new_step
-    step = choose(problem, args, box, pinned, s)
-    good = jnp.isfinite(step.p).all() & ~s.restart
-    y = jnp.where(good & ~box.frozen, jnp.clip(s.y + step.p, box.lower, box.upper), s.y)
+    again = s.purpose == _AGAIN
+    good = jnp.isfinite(step.p).all() & ~again
     p = y - s.y
-    value, gradient = problem.value_and_gradient(y, args, s.multipliers)
+    pinned = active(loop.box, s.y, s.gradient)
     edm = jnp.where(good, 0.5 * jnp.abs(jnp.where(pinned, 0.0, s.gradient * step.p).sum()), jnp.inf)
-
     near = edm < tol.near
     predicted = -(s.gradient @ p + 0.5 * p @ (step.matrix @ p))
     ratio = (s.value - value) / jnp.where(predicted > 0, predicted, 1.0)
     # Next to the minimum the rounding of the objective hides its decrease, but a Newton step is safe there.
     slack = tol.near * (1.0 + jnp.abs(s.value))
     lower = jnp.where(near, value <= s.value + slack, (predicted > 0) & (ratio > 1e-4))
-    accept = (good & lower & jnp.isfinite(value) & jnp.isfinite(gradient).all()) | s.restart
+    accept = (good & lower & jnp.isfinite(value) & jnp.isfinite(gradient).all()) | again
     ratio = jnp.where(near, 1.0, ratio)
     damping_used = jnp.where(step.fresh, s.damping, s.factored_at)
     # Or as far down as rounding lets it: a new factorization that no longer shrinks the EDM.
@@ -262,23 +388,19 @@ def _iterate(problem: Problem, args: Any, box: Box, max_steps: int, reuse: bool,
     minimum = accept & at_end & (damping_used <= _DAMPING_START)
     multipliers, violation = lax.cond(
         minimum,
-        lambda: problem.tighten(y, args, s.multipliers),
+        lambda: loop.problem.tighten(aux, loop.args, s.multipliers),
         lambda: (s.multipliers, jnp.zeros((), y.dtype)),
     )
-    restart = minimum & (violation > 1)
-
+    pushed = minimum & (violation > 1)
     num_steps = s.num_steps + 1
     struggled = jnp.where(accept, ~step.fresh & s.struggled, s.struggled | step.fresh)
     damping = _next_damping(s.damping, accept, ratio, step.fresh, near, s.struggled)
-    damping = jnp.where(s.restart, s.damping, damping)
+    damping = jnp.where(again, s.damping, damping)
+    stalled, late = damping > _DAMPING_LIMIT, num_steps >= loop.max_steps
     status = jnp.where(
-        minimum & ~restart,
+        minimum & ~pushed,
         _status.CONVERGED,
-        jnp.where(
-            damping > _DAMPING_LIMIT,
-            _status.STALLED,
-            jnp.where(num_steps >= max_steps, _status.STEP_LIMIT, _status.RUNNING),
-        ),
+        jnp.where(stalled, _status.STALLED, jnp.where(late, _status.STEP_LIMIT, _status.RUNNING)),
     )
     return _State(
         y=jnp.where(accept, y, s.y),
@@ -291,13 +413,15 @@ def _iterate(problem: Problem, args: Any, box: Box, max_steps: int, reuse: bool,
         damping=damping,
         factored_at=damping_used,
         stale=(s.stale & ~step.fresh) | accept,
-        usable=accept & (ratio > 0.25) & (damping <= _DAMPING_START) & (damping_used <= _DAMPING_START) & ~s.restart,
+        usable=accept & (ratio > 0.25) & (damping <= _DAMPING_START) & (damping_used <= _DAMPING_START) & ~again,
         struggled=struggled,
         multipliers=multipliers,
-        restart=restart,
+        purpose=jnp.where(status == _status.RUNNING, jnp.where(pushed, _AGAIN, _GO), _CLOSE),
+        halvings=s.halvings,
         edm=edm,
         status=status,
         num_steps=num_steps,
+        aux=jax.tree.map(lambda new, old: jnp.where(accept, new, old), aux, s.aux),
     )
 
 
@@ -312,61 +436,3 @@ def _next_damping(damping: Array, accept: Array, ratio: Array, fresh: Array, nea
     )
     after = jnp.where(near, 0.0, after)
     return jnp.where(accept, after, jnp.where(fresh, raised, damping))
-
-
-def _choose_step(problem: Problem, args: Any, box: Box, pinned: Array, s: _State) -> _Step:
-    """The step of the kept factorization if it still serves, else that of a new one."""
-    rhs = jnp.where(pinned, 0.0, -s.gradient)
-    old = solve(s.factor, rhs)
-    inside = (s.y + old >= box.lower) & (s.y + old <= box.upper) | box.frozen
-    shrinks = 0.5 * (rhs @ old) < _REUSE * s.edm
-    serves = s.usable & shrinks & inside.all() & (pinned == s.pinned).all()
-    kept = _Step(s.hessian, s.positive, s.hessian, s.factor, s.pinned, old, jnp.array(False))
-    return lax.cond(serves, lambda: kept, lambda: _new_step(problem, args, box, pinned, s))
-
-
-def _new_step(problem: Problem, args: Any, box: Box, pinned: Array, s: _State) -> _Step:
-    """Factorizes and solves; parameters that would cross a bound are put on it and the rest is solved again."""
-    hessian, positive = lax.cond(
-        s.stale, lambda: problem.curvatures(s.y, args, s.multipliers), lambda: (s.hessian, s.positive)
-    )
-    diagonal = jnp.diagonal(positive)
-    largest = jnp.max(jnp.where(pinned, 0.0, diagonal))
-    # An objective that is linear in all that can move has no scale of its own.
-    scale = jnp.maximum(diagonal, jnp.where(largest > 0, 1e-6 * largest, 1.0))
-    shift = s.damping * scale
-
-    def crossing(pinned: Array, p: Array) -> Array:
-        return ~pinned & ((s.y + p < box.lower) | (s.y + p > box.upper))
-
-    def more(carry: tuple[Array, ...]) -> Array:
-        k, _, pinned, _, _, p = carry
-        return (k < _BOX_ROUNDS) & (crossing(pinned, p).any() | ~jnp.isfinite(p).all())
-
-    def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        k, exact, pinned, fixed, _, p = carry
-        # A factorization that failed (never in the first round, where p is still unset) asks for the stand-in.
-        exact = exact & ((k == 0) | jnp.isfinite(p).all())
-        over = crossing(pinned, p)
-        fixed = jnp.where(over, jnp.clip(s.y + p, box.lower, box.upper) - s.y, fixed)
-        pinned = pinned | over
-        matrix = jnp.where(exact, hessian, positive)
-        factor = cholesky(masked(matrix, pinned, shift))
-        rhs = jnp.where(pinned, fixed, -(s.gradient + matrix @ fixed))
-        return k + 1, exact, pinned, fixed, factor, solve(factor, rhs)
-
-    zero = jnp.zeros_like(s.y)
-    first = (jnp.array(0), jnp.array(True), pinned, zero, s.factor, jnp.full_like(s.y, jnp.nan))
-    _, exact, pinned, _, factor, p = lax.while_loop(more, again, first)
-    return _Step(hessian, positive, jnp.where(exact, hessian, positive), factor, pinned, p, jnp.array(True))
-
-
-def covariance(hessian: Array, pinned: Array) -> Array:
-    """Inverse of the Hessian in the parameters that can move, zero elsewhere; NaN if it is not positive definite."""
-    n = hessian.shape[0]
-    inverse = solve(cholesky(masked(hessian, pinned)), jnp.eye(n, dtype=hessian.dtype))
-    free = ~pinned
-    return jnp.where(free[:, None] & free[None, :], 0.5 * (inverse + inverse.T), 0.0)
-
-
-__all__ = ["Box", "Minimum", "Problem", "active", "cholesky", "covariance", "masked", "minimize", "solve", "tolerance"]

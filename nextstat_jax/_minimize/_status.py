@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+
+from .._base._numerics import lightly
 
 CONVERGED = 0
 RUNNING = 1
@@ -31,12 +32,21 @@ _MESSAGES = {
 }
 
 
+def is_one(code: Any, *wanted: int) -> Any:
+    """Whether a status code is one of some, element by element."""
+    return lightly(lambda xp, codes: xp.isin(codes, xp.asarray(wanted)), code)
+
+
 def worst(*codes: Any) -> Any:
     """The first code that is not ``CONVERGED``, element by element, or ``CONVERGED``."""
-    result = codes[0]
-    for code in codes[1:]:
-        result = jnp.where(result == CONVERGED, code, result)
-    return result
+
+    def first(xp: Any, *codes: Any) -> Any:
+        result = codes[0]
+        for code in codes[1:]:
+            result = xp.where(result == CONVERGED, code, result)
+        return result
+
+    return lightly(first, *codes)
 
 
 def message(code: Any) -> str:

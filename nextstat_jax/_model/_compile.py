@@ -52,7 +52,7 @@ class Names:
         entries: (row, name) of each normsys entry, and its places in the table.
         uncertainties: (row, kind, name, first place) of each staterror and shapesys.
         configured: (name, key) of what the measurement sets itself, so that templates do not change it.
-        poi: Name of the parameter of interest or "".
+        poi: Name of the parameter of interest or None.
         measurement: Name of the measurement.
     """
 
@@ -68,7 +68,7 @@ class Names:
     entries: tuple[tuple[int, str, int], ...]
     uncertainties: tuple[tuple[int, str, str, int], ...]
     configured: tuple[tuple[str, str], ...]
-    poi: str
+    poi: str | None
     measurement: str
 
     def __post_init__(self) -> None:
@@ -96,6 +96,7 @@ def compile_workspace(
     clip_sample_data: Any = None,
     clip_bin_data: Any = None,
     dtype: Any = np.float64,
+    poi: str | None = None,
 ) -> Compiled:
     """Turns a checked workspace into arrays.
 
@@ -107,10 +108,10 @@ def compile_workspace(
         clip_sample_data: Least yield of a sample in a bin, or None.
         clip_bin_data: Least yield of a bin, or None.
         dtype: Of the arrays.
+        poi: Name of the parameter of interest, or None.
 
     Raises:
-        ModelError: For an unknown interpolation code or clip value, or where the measurement's POI is not one
-            parameter.
+        ModelError: For an unknown interpolation code or clip value.
     """
     _check_options(normsys, histosys, clip_sample_data, clip_bin_data)
     channels = sorted(workspace.channels, key=lambda channel: channel.name)
@@ -125,12 +126,10 @@ def compile_workspace(
     entries = _entries(rows, occurrences, first, n_params)
     shifts = _shifts(rows, occurrences, first, cells["nominal"])
     constraints = _constraints(sets, first)
-    poi = _poi(measurement.poi, sets, first)
     structure = Structure(
         n_params=n_params,
         n_bins=sum(len(c.samples[0].data) for c in channels),
         n_aux=len(constraints["auxdata"]),
-        poi=poi,
         normsys=normsys,
         histosys=histosys,
         clip_sample=clip_sample_data,
@@ -161,12 +160,23 @@ def compile_workspace(
         "observed": np.concatenate([observed, constraints["auxdata"]]),
         **joined,
     }
+    floats["scale"] = _scale(structure, cells["nominal"], joined["init"])
     arrays = {key: np.asarray(value, dtype=dtype) for key, value in floats.items()}
     arrays["factors"] = factor_coefficients(
         np.asarray(entries["hi"], dtype=dtype), np.asarray(entries["lo"], dtype=dtype)
     ).astype(dtype)
-    names = _names(channels, rows, sets, first, measurement, cells, entries, shifts)
+    names = _names(channels, rows, sets, first, measurement, cells, entries, shifts, poi)
     return Compiled(structure, names, arrays)
+
+
+def _scale(structure: Structure, nominal: np.ndarray, init: np.ndarray) -> np.ndarray:
+    """The yields of each bin at the initial parameters, variations left aside; 1 where there are none."""
+    padded = np.append(init, 1.0)
+    cells = (
+        nominal * padded[structure.row_factors].prod(0)[structure.cell_rows] * padded[structure.cell_factors].prod(0)
+    )
+    total = np.bincount(structure.cell_bins, cells, structure.n_bins)
+    return np.where(total > 0, total, 1.0)
 
 
 def _names(
@@ -178,6 +188,7 @@ def _names(
     cells: dict[str, Any],
     entries: dict[str, Any],
     shifts: dict[str, Any],
+    poi: str | None,
 ) -> Names:
     return Names(
         channels=tuple(c.name for c in channels),
@@ -197,7 +208,7 @@ def _names(
             for key in ("auxdata", "sigmas", "factors", "fixed")
             if getattr(config, key) is not None
         ),
-        poi=measurement.poi,
+        poi=poi,
         measurement=measurement.name,
     )
 
@@ -260,14 +271,6 @@ def _parameter_names(sets: dict[str, ParameterSet]) -> tuple[str, ...]:
     return tuple(
         label for name, s in sets.items() for label in ([name] if s.scalar else [f"{name}[{i}]" for i in range(s.n)])
     )
-
-
-def _poi(name: str, sets: dict[str, ParameterSet], first: dict[str, int]) -> int:
-    if not name:
-        return -1
-    if name not in sets or sets[name].n != 1:
-        raise ModelError(f"the POI {name!r} must be one parameter; it has {sets[name].n if name in sets else 0}")
-    return first[name]
 
 
 def _cells(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,13 +12,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from .._base._doors import as_array, as_vector, concrete
+from .._base._doors import as_array, as_vector, concrete, pytree, replaced
 from .._base._errors import FitError, ModelError
-from .._base._threads import limit_lapack_threads
 from .._likelihood import _derivatives
-from .._likelihood._histfactory import Likelihood, add_saturated, expected, rates
-from .._workspace._records import read_workspace
-from ._compile import Names, compile_workspace
+from .._likelihood._binned import HistFactory
+from .._likelihood._histfactory import add_saturated, expected, rates
+from ._base import Model, with_fixed
+from ._compile import Names
 from ._templates import Key, first_cells, sample_cells, with_templates
 
 
@@ -41,9 +40,9 @@ class Parameter(NamedTuple):
     fixed: bool
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False, repr=False)
-class HistFactoryModel:
+class HistFactoryModel(Model):
     """A binned likelihood in the HistFactory form: a pytree of arrays with pure methods.
 
     Make one with ``from_pyhf``. Parameters are in the order of ``parameter_names()``; a data vector holds the bins of
@@ -54,13 +53,8 @@ class HistFactoryModel:
         names: What the arrays mean.
     """
 
-    likelihood: Likelihood
+    likelihood: HistFactory
     names: Names = field(metadata={"static": True})
-
-    @property
-    def n_params(self) -> int:
-        """Number of parameters."""
-        return self.likelihood.structure.n_params
 
     @property
     def n_bins(self) -> int:
@@ -75,13 +69,7 @@ class HistFactoryModel:
     @property
     def poi(self) -> str | None:
         """Name of the parameter of interest, or None."""
-        return self.names.poi or None
-
-    @property
-    def poi_index(self) -> int | None:
-        """Index of the parameter of interest, or None."""
-        poi = self.likelihood.structure.poi
-        return None if poi < 0 else poi
+        return self.names.poi
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -106,11 +94,6 @@ class HistFactoryModel:
         return self.likelihood.observed
 
     @property
-    def dtype(self) -> np.dtype:
-        """Floating-point type of the model."""
-        return self.likelihood.dtype
-
-    @property
     def interpolation(self) -> dict[str, str]:
         """Interpolation codes by modifier type."""
         s = self.likelihood.structure
@@ -133,30 +116,74 @@ class HistFactoryModel:
         """Parameter names in pyhf's order."""
         return list(self.names.parameters)
 
-    def parameter_init(self) -> Float[Array, " param"]:
-        """Initial parameters, shape (n_params,)."""
-        return self.likelihood.init
+    def data_vector(self, data: Any = None) -> Any:
+        """A full data vector from what a user gives: nothing, main data alone, or both.
 
-    def parameter_bounds(self) -> Float[Array, "param 2"]:
-        """Lower and upper bounds, shape (n_params, 2)."""
-        return jnp.stack([self.likelihood.lower, self.likelihood.upper], axis=1)
+        Raises:
+            ModelError: For wrong shapes, or numbers that are no counts.
+        """
+        likelihood = self.likelihood
+        if data is None:
+            return likelihood.observed
+        n, n_bins = self.n_data, self.n_bins
+        array = as_array(data, "data", likelihood.dtype)
+        if array.shape == (n_bins,) and n != n_bins:
+            rest = (
+                likelihood.observed[n_bins:]
+                if not concrete(likelihood.observed)
+                else np.asarray(likelihood.observed)[n_bins:]
+            )
+            both = (np.concatenate if concrete(array) and concrete(rest) else jnp.concatenate)([array, rest])
+            array = jax.device_put(both) if concrete(both) else both
+        if array.shape != (n,):
+            hint = "; use jax.vmap for a batch" if array.ndim == 2 else ""
+            raise ModelError(
+                f"data has shape {array.shape}, expected ({n},), or ({n_bins},) without auxiliary data{hint}"
+            )
+        if concrete(array):
+            self._check_counts(np.asarray(array))
+        return array
 
-    def index(self, name: str) -> int:
-        """Index of a parameter; ``FitError`` with the closest names if there is none."""
-        try:
-            return self.names.parameters.index(name)
-        except ValueError:
-            import difflib
+    def _check_counts(self, values: np.ndarray) -> None:
+        n_bins = self.n_bins
+        if not np.isfinite(values).all():
+            raise ModelError(f"data[{int(np.argmin(np.isfinite(values)))}] is not finite")
+        if (values[:n_bins] < 0).any():
+            k = int(np.argmax(values[:n_bins] < 0))
+            raise ModelError(f"data[{k}] is {values[k]:g}: counts cannot be negative")
+        counts = n_bins + self.likelihood.structure.poisson_aux
+        if (values[counts] < 0).any():
+            k = int(counts[np.argmax(values[counts] < 0)])
+            raise ModelError(f"data[{k}] is {values[k]:g}: the auxiliary data of a shapesys are counts, not negative")
 
-            close = difflib.get_close_matches(str(name), self.names.parameters, n=3, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise FitError(f"there is no parameter {name!r}{hint}") from None
+    def _why_no_poi(self) -> str:
+        return f" (measurement {self.names.measurement!r}): name one with with_poi, or with from_pyhf(..., poi=)"
 
-    def require_poi(self) -> int:
-        """Index of the parameter of interest; ``ModelError`` where the measurement names none."""
-        if self.likelihood.structure.poi < 0:
-            raise ModelError(f"measurement {self.names.measurement!r} names no parameter of interest, which this needs")
-        return self.likelihood.structure.poi
+    def constrained(self) -> list[int]:
+        """Indices of the parameters that an auxiliary measurement constrains."""
+        s = self.likelihood.structure
+        return sorted([*s.normal_params.tolist(), *s.poisson_params.tolist()])
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Names of parameters by what they are: gammas (MC statistics), others with a constraint, free ones."""
+        names = self.names
+        gammas = {names.parameters[k] for k in self.likelihood.structure.derived.gammas.tolist()}
+        constrained = [name for name, kind in zip(names.parameters, names.constraints, strict=True) if kind != "none"]
+        return {
+            "MC statistics": [name for name in constrained if name in gammas],
+            "systematics": [name for name in constrained if name not in gammas],
+            "free parameters": [name for name in names.parameters if name not in constrained],
+        }
+
+    def with_poi(self, name: str | None) -> HistFactoryModel:
+        """The model with another parameter of interest, any of its parameters, or with none.
+
+        Raises:
+            FitError: For an unknown name.
+        """
+        if name is not None:
+            self.index(name)
+        return replace(self, names=replace(self.names, poi=name))
 
     def nll(self, params: Any, data: Any = None) -> Float[Array, ""]:
         """Negative log-likelihood, normalized as pyhf's ``-logpdf``.
@@ -177,7 +204,7 @@ class HistFactoryModel:
         References:
             CERN-OPEN-2012-016, equation 6.
         """
-        return _nll(self.likelihood, self._params(params), as_data(self, data))
+        return _nll(self.likelihood, self._params(params), self.data_vector(data))
 
     def logpdf(self, params: Any, data: Any = None) -> Float[Array, ""]:
         """Log-likelihood, ``-nll``; arguments as there."""
@@ -189,11 +216,11 @@ class HistFactoryModel:
 
     def nll_and_grad(self, params: Any, data: Any = None) -> tuple[Float[Array, ""], Float[Array, " param"]]:
         """NLL and its gradient in one pass; arguments as in ``nll``."""
-        return _nll_and_grad(self.likelihood, self._params(params), as_data(self, data))
+        return _nll_and_grad(self.likelihood, self._params(params), self.data_vector(data))
 
     def hessian(self, params: Any, data: Any = None) -> Float[Array, "param param"]:
         """Second derivatives of the NLL, shape (n_params, n_params)."""
-        return _hessian(self.likelihood, self._params(params), as_data(self, data))
+        return _hessian(self.likelihood, self._params(params), self.data_vector(data))
 
     def expected_data(self, params: Any, include_auxdata: bool = True) -> Float[Array, " data"]:
         """Expected bin contents and, unless left out, expected auxiliary data: shape (n_data,) or (n_bins,)."""
@@ -223,7 +250,7 @@ class HistFactoryModel:
 
     def with_data(self, data: Any) -> HistFactoryModel:
         """The model with other observed data, shape (n_data,), or (n_bins,) to keep the auxiliary data."""
-        return replace(self, likelihood=replace(self.likelihood, observed=as_data(self, data)))
+        return replace(self, likelihood=replace(self.likelihood, observed=self.data_vector(data)))
 
     def with_templates(self, templates: Mapping[Key, Any], variations: str = "absolute") -> HistFactoryModel:
         """The model with other templates, differentiable with respect to them.
@@ -258,23 +285,19 @@ class HistFactoryModel:
         ends = [old if new is None else new for old, new in ((k.lower[i], lower), (k.upper[i], upper))]
         if all(map(concrete, ends)) and not float(ends[0]) <= float(ends[1]):
             raise FitError(f"bounds of {name}: {float(ends[0]):g} is not below {float(ends[1]):g}")
-        low = k.lower if lower is None else k.lower.at[i].set(lower)
-        high = k.upper if upper is None else k.upper.at[i].set(upper)
+        low = k.lower if lower is None else replaced(k.lower, i, lower)
+        high = k.upper if upper is None else replaced(k.upper, i, upper)
         return replace(self, likelihood=replace(k, lower=low, upper=high))
 
     def with_fixed(self, values: Mapping[str, Any]) -> HistFactoryModel:
-        """The model with parameters held, in every fit, at the given values by name; the structure stays the same."""
-        if not isinstance(values, Mapping):
-            raise FitError(f"values is a {type(values).__name__}: give a mapping from parameter names to values")
-        k, where = self.likelihood, np.array([self.index(name) for name in values], dtype=int)
-        numbers = [as_array(value, f"value of {name}", self.dtype) for name, value in values.items()]
-        for name, number in zip(values, numbers, strict=True):
-            if number.ndim or (concrete(number) and not np.isfinite(number)):
-                raise FitError(f"value of {name} is {number}: give a finite number")
-        init = k.init.at[where].set(jnp.stack(numbers)) if numbers else k.init
-        return replace(self, likelihood=replace(k, init=init, frozen=k.frozen.at[where].set(1.0)))
+        """The model with parameters held, in every fit, at the given values by name; the structure stays the same.
 
-    def _params(self, params: Any) -> Array:
+        Raises:
+            FitError: For unknown names, or values that are not finite numbers.
+        """
+        return replace(self, likelihood=with_fixed(self, values))
+
+    def _params(self, params: Any) -> Any:
         return as_vector(params, self.n_params, "params", self.dtype)
 
     def __repr__(self) -> str:
@@ -285,183 +308,31 @@ class HistFactoryModel:
 
 
 @jax.jit
-def _nll(likelihood: Likelihood, params: Array, data: Array) -> Array:
+def _nll(likelihood: HistFactory, params: Array, data: Array) -> Array:
     return add_saturated(_derivatives.fast_deviance(likelihood, params, data), likelihood, data)
 
 
 @jax.jit
-def _nll_and_grad(likelihood: Likelihood, params: Array, data: Array) -> tuple[Array, Array]:
+def _nll_and_grad(likelihood: HistFactory, params: Array, data: Array) -> tuple[Array, Array]:
     value, gradient = _derivatives.value_and_gradient(likelihood, params, data)
     return add_saturated(value, likelihood, data), gradient
 
 
 @jax.jit
-def _hessian(likelihood: Likelihood, params: Array, data: Array) -> Array:
+def _hessian(likelihood: HistFactory, params: Array, data: Array) -> Array:
     return _derivatives.hessian(likelihood, params, data)
 
 
 @jax.jit
-def _expected(likelihood: Likelihood, params: Array) -> Array:
+def _expected(likelihood: HistFactory, params: Array) -> Array:
     return expected(likelihood, params)
 
 
 @jax.jit
-def _cells(likelihood: Likelihood, params: Array) -> Array:
+def _cells(likelihood: HistFactory, params: Array) -> Array:
     return rates(likelihood, params).cells
-
-
-def require_model(model: Any) -> None:
-    """``ModelError`` for anything but a model, a workspace that was not read for example."""
-    if not isinstance(model, HistFactoryModel):
-        raise ModelError(f"expected a model as from_pyhf returns it, found {type(model).__name__}")
-
-
-def as_data(model: HistFactoryModel, data: Any) -> Array:
-    """A full data vector from what a user gives: nothing, main data alone, or both."""
-    likelihood = model.likelihood
-    if data is None:
-        return likelihood.observed
-    n, n_bins = model.n_data, model.n_bins
-    array = as_array(data, "data", likelihood.dtype)
-    if array.shape == (n_bins,) and n != n_bins:
-        array = jnp.concatenate([array, likelihood.observed[n_bins:]])
-    if array.shape != (n,):
-        hint = "; use jax.vmap for a batch" if array.ndim == 2 else ""
-        raise ModelError(f"data has shape {array.shape}, expected ({n},), or ({n_bins},) without auxiliary data{hint}")
-    if concrete(array):
-        values = np.asarray(array)
-        if not np.isfinite(values).all():
-            raise ModelError(f"data[{int(np.argmin(np.isfinite(values)))}] is not finite")
-        if (values[:n_bins] < 0).any():
-            k = int(np.argmax(values[:n_bins] < 0))
-            raise ModelError(f"data[{k}] is {values[k]:g}: counts cannot be negative")
-        counts = n_bins + likelihood.structure.poisson_aux
-        if (values[counts] < 0).any():
-            k = int(counts[np.argmax(values[counts] < 0)])
-            raise ModelError(f"data[{k}] is {values[k]:g}: the auxiliary data of a shapesys are counts, not negative")
-    return array
 
 
 def asimov_data(model: HistFactoryModel, params: Any = None, mu: Any = None) -> Float[Array, " data"]:
     """The Asimov data set of a model; see ``HistFactoryModel.asimov_data``."""
     return model.asimov_data(params, mu)
-
-
-def from_pyhf(
-    workspace: Any,
-    measurement: str | int | None = None,
-    patch: Any = None,
-    *,
-    normsys: str = "code4",
-    histosys: str = "code4p",
-    dtype: Any = None,
-    clip_sample_data: Any = None,
-    clip_bin_data: Any = None,
-) -> HistFactoryModel:
-    """Reads a HistFactory workspace in pyhf's JSON form.
-
-    Args:
-        workspace: JSON text, a path, a mapping, or a ``pyhf.Workspace``.
-        measurement: Name or index; the first by default.
-        patch: JSON patch operations, a path to them, an entry of a ``PatchSet``, or a list of such.
-        normsys: Interpolation code, ``"code1"`` or ``"code4"``.
-        histosys: Interpolation code, ``"code0"``, ``"code2"`` or ``"code4p"``. The two codes are independent.
-        dtype: ``"float64"`` or ``"float32"``. By default float64, and JAX's x64 mode is turned on if it was off;
-            float32 works with x64 on or off and never touches the switch.
-        clip_sample_data: Least yield of a sample in a bin, as pyhf's option of that name. A sample that a channel lacks
-            stays absent (pyhf lifts it too, which shows for positive values).
-        clip_bin_data: Least yield of a bin.
-
-    Returns:
-        The model; parameters and data are ordered as in pyhf.
-
-    Raises:
-        WorkspaceError: If the workspace or a patch cannot be read: with the JSON path, what was found and what was
-            expected.
-        ModelError: For an unknown option.
-
-    Example:
-        >>> strength = {"name": "mu", "type": "normfactor", "data": None}
-        >>> signal = {"name": "signal", "data": [10.0], "modifiers": [strength]}
-        >>> background = {"name": "background", "data": [50.0], "modifiers": []}
-        >>> model = from_pyhf({
-        ...     "channels": [{"name": "SR", "samples": [signal, background]}],
-        ...     "observations": [{"name": "SR", "data": [64.0]}],
-        ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
-        ...     "version": "1.0.0",
-        ... })
-        >>> model
-        HistFactoryModel(1 channels, 1 bins, 2 samples, 1 parameters, poi='mu', float64)
-        >>> print(model.expected_data([1.4]))
-        [64.]
-    """
-    kind = _dtype(dtype)
-    spec = read_workspace(workspace, patch)
-    compiled = compile_workspace(
-        spec,
-        spec.measurement(measurement),
-        normsys=normsys,
-        histosys=histosys,
-        clip_sample_data=clip_sample_data,
-        clip_bin_data=clip_bin_data,
-        dtype=kind,
-    )
-    if kind == np.float64:
-        require_x64()
-    limit_lapack_threads()
-    arrays = {name: jnp.asarray(value) for name, value in compiled.arrays.items()}
-    return HistFactoryModel(Likelihood(**arrays, structure=compiled.structure), compiled.names)
-
-
-def _dtype(dtype: Any) -> np.dtype:
-    try:
-        kind = np.dtype(np.float64 if dtype is None else dtype)
-    except TypeError:
-        kind = np.dtype(object)
-    if kind not in (np.dtype(np.float64), np.dtype(np.float32)):
-        raise ModelError(f"dtype={dtype!r}: expected 'float64' or 'float32'")
-    return kind
-
-
-def require_x64() -> None:
-    """Turns on JAX's x64 mode."""
-    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        return
-    if jax.live_arrays():
-        warnings.warn(
-            "a float64 model turns on JAX's x64 mode, and this process already holds arrays made without it: set "
-            "jax.config.update('jax_enable_x64', True) at the start, or pass dtype='float32'",
-            stacklevel=3,
-        )
-    jax.config.update("jax_enable_x64", True)
-
-
-def require_free_poi(model: HistFactoryModel) -> int:
-    """Index of a parameter of interest that can move."""
-    poi = model.require_poi()
-    frozen = model.likelihood.frozen
-    if concrete(frozen) and np.asarray(frozen)[poi] > 0:
-        raise FitError(
-            f"{model.names.poi} is fixed by the measurement: a test needs a parameter of interest that can move"
-        )
-    return poi
-
-
-def bound_below(model: HistFactoryModel) -> HistFactoryModel:
-    """The model with its parameter of interest at 0 or above."""
-    lower = model.likelihood.lower[model.require_poi()]
-    return model.replace_bounds(model.names.poi, lower=jnp.maximum(lower, 0.0))
-
-
-def scanned(model: HistFactoryModel, parameter: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and indices of one or two parameters that can move; ``FitError`` for anything else."""
-    names = (parameter,) if isinstance(parameter, str) else parameter
-    words = isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
-    if not words or not 1 <= len(names) <= 2 or len(set(names)) != len(names):
-        raise FitError(f"parameter={parameter!r:.60}: expected one name, or two different ones")
-    indices = tuple(model.index(name) for name in names)
-    frozen = model.likelihood.frozen
-    for name, index in zip(names, indices, strict=True):
-        if concrete(frozen) and np.asarray(frozen)[index] > 0:
-            raise FitError(f"{name} is fixed by the measurement: there is nothing to scan")
-    return tuple(names), indices

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 
 from .._base._errors import ModelError
-from .._likelihood._histfactory import Likelihood
+from .._likelihood._histfactory import Arrays
 from .._likelihood._interpolation import factor_coefficients
 from .._likelihood._segments import scatter_sum
 from .._likelihood._structure import Structure
@@ -28,8 +28,8 @@ Key = Any
 
 
 def with_templates(
-    likelihood: Likelihood, names: Names, templates: Mapping[Key, Any], variations: str = "absolute"
-) -> Likelihood:
+    likelihood: Arrays, names: Names, templates: Mapping[Key, Any], variations: str = "absolute"
+) -> Arrays:
     """The likelihood with replaced templates; see ``HistFactoryModel.with_templates``."""
     if variations not in ("absolute", "relative"):
         raise ModelError(f"variations={variations!r}: expected 'absolute' or 'relative'")
@@ -56,6 +56,7 @@ def with_templates(
         elif target.kind in ("factor hi", "factor lo"):
             factors = _with_factor(factors, target, values[key])
     changed = replace(likelihood, nominal=nominal, shifts=shifts, factors=factors, uncertainties=uncertainties)
+    changed = replace(changed, scale=_scale(likelihood, nominal))
     return _follow(changed, names, targets)
 
 
@@ -148,7 +149,7 @@ def _variation(names: Names, key: Key, rows: list[int], name: str, side: str) ->
     )
 
 
-def _value(likelihood: Likelihood, key: Key, value: Any, target: _Target) -> Array:
+def _value(likelihood: Arrays, key: Key, value: Any, target: _Target) -> Array:
     try:
         array = jnp.asarray(value, likelihood.dtype)
     except (TypeError, ValueError):
@@ -185,7 +186,15 @@ def _with_factor(factors: Array, target: _Target, value: Array) -> Array:
     return flat.at[:, target.places].set(factor_coefficients(hi, lo, jnp)).reshape(factors.shape)
 
 
-def _follow(likelihood: Likelihood, names: Names, targets: Mapping[Key, _Target]) -> Likelihood:
+def _scale(likelihood: Arrays, nominal: Array) -> Array:
+    """The unit of each bin, grown with its nominal yields."""
+    s = likelihood.structure
+    before, after = (scatter_sum(lax.stop_gradient(x), s.cell_bins, s.n_bins) for x in (likelihood.nominal, nominal))
+    grown = jnp.where(before > 0, likelihood.scale * after / jnp.where(before > 0, before, 1.0), after)
+    return jnp.where(grown > 0, grown, 1.0)
+
+
+def _follow(likelihood: Arrays, names: Names, targets: Mapping[Key, _Target]) -> Arrays:
     """Recomputes constraint widths and counts whose yields or uncertainties were replaced."""
     s = likelihood.structure
     if s.uncertainty_cells.size == 0:

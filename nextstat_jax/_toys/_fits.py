@@ -1,66 +1,61 @@
 """The compiled half of fits to pseudo-experiments, in three stages.
 
-First every toy is thrown and fitted by the quick method, in batches. What that leaves is fitted by the full minimizer,
-from several starts. Then the records of all toys are made. The stages are compiled apart: most models never need the
-second, whose compilation takes longest.
+First every toy is thrown and fitted by the quick method, in batches. The driver answers for the toys that this leaves
+open. Then the records of all toys are made. The stages are compiled apart: most models never need the second, whose
+compilation takes longest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._inference._fit import Conditions, args_of, make_walls, margin, pins_of, solve_fit
-from .._inference._refit import BATCH, Center, Lanes, quick_fit, response
-from .._likelihood import _derivatives
-from .._likelihood._histfactory import Likelihood, expected, saturated
-from .._likelihood._throw import Source, throw, toy_key
+from .._inference._driver import fit_once, traced
+from .._inference._near import BATCH, Center, Lanes, quick_fit
+from .._inference._points import Points, response
+from .._inference._profile import DEFICIT, Conditional
+from .._inference._rows import Facts
+from .._inference._search import margin
+from .._inference._settle import pins_of
+from .._inference._statistics import STATISTICS
+from .._likelihood._protocol import Likelihood
 from .._minimize import _status
-from .._minimize._newton import Minimum, cholesky, covariance, masked
+from .._minimize._dense import cholesky, covariance, masked
+from .._minimize._newton import Minimum
+from ._source import Source, throw_toy
 
-# Where a fit starts, one after another until it converges: the codes in ``ToyRecord.start``. The first is the quick
-# method of ``_refit``, the others the full minimizer; a conditional fit tries the unconditional best fit in place of
-# the generating point. The last is tried where the conditional fit found a lower point than the unconditional one.
-STARTS = (
-    "the generating point, in a batch",
-    "the generating point",
-    "the initial parameters",
-    "near the generating point",
-    "near the initial parameters",
-    "the conditional best fit",
-)
-_TRIES = len(STARTS) - 2
-# By how much of the NLL the unconditional fit may lie above the conditional one before the toy is said to have failed:
-# the margin of ``TestStatistic.deficit``.
-FAILED = 1e-3
+# What is fitted: everything; all but the parameter of interest; both, for a test.
+FREE, HELD, PAIR = "free", "held", "pair"
 
 
 class Plan(NamedTuple):
     """What is computed; static.
 
     Attributes:
-        test: Whether each toy is fitted twice, without conditions and at ``mu``, for a test statistic.
-        quantities: What is returned beside the standard ones.
+        fits: ``FREE``, ``HELD`` or ``PAIR``.
         size: Toys of a chunk on one device, a multiple of ``BATCH``.
+        has_poi: Whether there is a parameter of interest.
+        statistic: Name of the test statistic, or None.
+        quantities: What is returned beside the standard ones.
         together: Whether the toys of a device advance together (``vmap``) or one after another; decided by the device.
     """
 
-    test: bool
-    quantities: tuple[str, ...]
+    fits: str
     size: int
+    has_poi: bool = True
+    statistic: str | None = None
+    quantities: tuple[str, ...] = ()
     together: bool = False
 
-
-class Found(NamedTuple):
-    """The best fit so far, how many starts were tried beside the quick method's, and which of them led to it."""
-
-    best: Minimum
-    tried: Array
-    used: Array
-    n_iter: Array
+    @property
+    def of_fits(self) -> Plan:
+        """What the fits depend on: the programs of the first two stages serve all that share it."""
+        return Plan(self.fits, self.size, together=self.together)
 
 
 class Fitted(NamedTuple):
@@ -68,13 +63,13 @@ class Fitted(NamedTuple):
 
     Attributes:
         data: Data vectors, shape (n_toys, n_data).
-        free: Unconditional fits, or conditional ones where only those are made.
-        fixed: Conditional fits of a test, else None.
+        minima: The fit or, for a test, the unconditional and the conditional one.
+        unsettled: Whether the driver has to answer.
     """
 
     data: Array
-    free: Found
-    fixed: Found | None
+    minima: tuple[Minimum, ...]
+    unsettled: Array
 
 
 class ToyRecord(NamedTuple):
@@ -86,7 +81,7 @@ class ToyRecord(NamedTuple):
     statistic: Any
     status: Any
     n_iter: Any
-    start: Any
+    retried: Any
     mu_uncertainty: Any
     uncertainties: Any
     params: Any
@@ -98,171 +93,101 @@ class ToyRecord(NamedTuple):
 
 def quick_stage(likelihood: Likelihood, source: Source, index: Array, plan: Plan) -> Fitted:
     """Throws the toys with the numbers ``index`` and fits them by the quick method."""
-    center = _center(likelihood, source)
-
-    def one(i: Array) -> Fitted:
-        data = throw(likelihood, source.params, toy_key(source.key, i))
-        return Fitted(data, *_quick_fits(likelihood, source, center, data, plan))
-
+    center = _center(likelihood, source, plan)
+    one = partial(_quick, likelihood, source, center, plan)
     # The quick method gains from a batch on every device. The size of a chunk is a multiple of the batch's, since
     # rounding depends on shapes.
     return jax.vmap(one)(index) if plan.together else lax.map(one, index, batch_size=BATCH)
 
 
-def _center(likelihood: Likelihood, source: Source) -> Center:
+def _center(likelihood: Likelihood, source: Source, plan: Plan) -> Center:
     """The generating point as the minimum of what it predicts: all toys lie around it."""
-    conditions = _conditions(likelihood, source, source.held)
-    walls = make_walls(likelihood)
+    start, barrier = _start(likelihood, source, plan), likelihood.barrier()
     # For data that are predicted exactly the positive semidefinite part is the Hessian. Should it be singular, the
-    # quick fits fail and the full ones take over.
-    hessian = _derivatives.curvatures(likelihood, conditions.start, expected(likelihood, source.params), walls)[1]
-    return Center(conditions.start, covariance(hessian, conditions.held), walls)
+    # quick fits fail and the driver takes over.
+    hessian = likelihood.curvatures(start, likelihood.expected(source.params), barrier)[1]
+    return Center(covariance(hessian, _held(likelihood, source, plan)), barrier.multipliers, source.poi)
 
 
-def _quick_fits(
-    likelihood: Likelihood, source: Source, center: Center, data: Array, plan: Plan
-) -> tuple[Found, Found | None]:
-    nowhere, poi = jnp.array(likelihood.structure.n_params), jnp.array(likelihood.structure.poi)
-    start = _conditions(likelihood, source, source.held).start
-    if not plan.test:
-        return _quick(likelihood, center, Lanes(start, jnp.where(source.held, poi, nowhere), data)), None
-    mu = jnp.asarray(source.mu, start.dtype)
+def _start(likelihood: Likelihood, source: Source, plan: Plan) -> Array:
+    """The generating point, with what is held where it is held."""
+    start = jnp.where(likelihood.frozen > 0, likelihood.init, source.params)
+    return start.at[source.poi].set(source.mu) if plan.fits == HELD else start
 
-    def body(start: Array, k: Array) -> tuple[Array, Found]:
-        found = _quick(likelihood, center, Lanes(start, jnp.where(k == 0, nowhere, poi), data))
+
+def _held(likelihood: Likelihood, source: Source, plan: Plan) -> Array:
+    """What the first fit holds."""
+    frozen = likelihood.frozen > 0
+    return frozen.at[source.poi].set(True) if plan.fits == HELD else frozen
+
+
+def _quick(likelihood: Likelihood, source: Source, center: Center, plan: Plan, toy: Array) -> Fitted:
+    """A toy and its quick fits; unsettled where one fails, shows that the other missed, or others may lie lower."""
+    data = throw_toy(likelihood, source, toy)
+    several = jnp.isfinite(likelihood.attempts(data, source.poi).worth).any()
+    start, nowhere = _start(likelihood, source, plan), jnp.full_like(source.poi, source.params.shape[0])
+    if plan.fits != PAIR:
+        pin = source.poi if plan.fits == HELD else nowhere
+        minimum, believed = quick_fit(likelihood, center, Lanes(start, pin, data), ~several)
+        return Fitted(data, (minimum,), ~believed)
+
+    def body(carry: tuple[Array, Array], pin: Array) -> tuple[tuple[Array, Array], tuple[Minimum, Array]]:
+        start, wanted = carry
+        minimum, believed = quick_fit(likelihood, center, Lanes(start, pin, data), wanted)
         # The conditional fit begins where the other ended; the other parameters follow to first order if that is lower.
-        best = found.best.y
-        follow = jnp.clip(best + response(center, poi) * (mu - best[poi]), likelihood.lower, likelihood.upper)
-        starts = jnp.stack([best, follow]).at[:, poi].set(mu)
-        values = jax.vmap(lambda y: _derivatives.fast_deviance(likelihood, y, data))(starts)
-        return jnp.where(values[1] < values[0], starts[1], starts[0]), found
+        best, poi = minimum.y, source.poi
+        rate = response(center.inverse[poi][None], poi[None])[:, 0]
+        follow = jnp.clip(best + rate * (source.mu - best[poi]), likelihood.lower, likelihood.upper)
+        starts = jnp.stack([best, follow]).at[:, poi].set(source.mu)
+        values = jax.vmap(lambda y: likelihood.deviance(y, data))(starts)
+        return (jnp.where(values[1] < values[0], starts[1], starts[0]), wanted & believed), (minimum, believed)
 
     # A scan rather than two calls, so that the method is compiled once.
-    _, both = lax.scan(body, start, jnp.arange(2))
+    _, (both, believed) = lax.scan(body, (start, ~several), jnp.stack([nowhere, source.poi]))
     free, fixed = (jax.tree.map(lambda x, k=k: x[k], both) for k in range(2))
-    return free, fixed
+    missed = fixed.value < free.value - margin(free.value)
+    return Fitted(data, (free, fixed), ~believed.all() | missed)
 
 
-def _quick(likelihood: Likelihood, center: Center, lane: Lanes) -> Found:
-    minimum, believed = quick_fit(likelihood, center, lane)
-    minimum = minimum._replace(status=jnp.where(believed, minimum.status, _status.RUNNING))
-    zero = jnp.zeros_like(minimum.num_steps)
-    return Found(minimum, zero, zero, minimum.num_steps)
+# Second stage: the driver, for toys that are not settled.
 
 
-def unsettled(fitted: Fitted) -> Any:
-    """Which toys need the second stage: a fit has not converged, or the conditional one shows that the other missed."""
-    open_ = fitted.free.best.status != _status.CONVERGED
-    if fitted.fixed is None:
-        return open_
-    missed = fitted.fixed.best.value < fitted.free.best.value - margin(fitted.free.best.value)
-    return open_ | missed | (fitted.fixed.best.status != _status.CONVERGED)
-
-
-# Second stage: the full minimizer, for toys that are not settled.
-
-
-class _Toy(NamedTuple):
-    """What all fits of one toy share."""
-
-    likelihood: Likelihood
-    source: Source
-    data: Array
-    key: Array
-
-
-def search_stage(likelihood: Likelihood, source: Source, index: Array, fitted: Fitted, plan: Plan) -> Fitted:
-    """Fits the toys that are not settled, from several starts."""
-
-    def one(row: tuple[Array, Fitted]) -> Fitted:
-        i, known = row
-        toy = _Toy(likelihood, source, known.data, toy_key(source.key, i))
-        if known.fixed is None:
-            conditions = _conditions(likelihood, source, source.held)
-            found = _search(toy, known.free, conditions.start, conditions, jnp.array(_TRIES))
-            return known._replace(free=found)
-        return Fitted(known.data, *_both(toy, known.free, known.fixed))
-
-    rows = (index, fitted)
+def search_stage(likelihood: Likelihood, source: Source, fitted: Fitted, plan: Plan) -> Fitted:
+    """The driver's answers for the toys that are not settled."""
+    one = partial(_answered, likelihood, source, plan)
     if plan.together:
-        return jax.vmap(one)(rows)
-    return lax.map(lambda row: lax.cond(unsettled(row[1]), one, lambda row: row[1], row), rows)
+        return _in_batches(one, fitted)
+    return lax.map(lambda row: lax.cond(row.unsettled, one, lambda row: row, row), fitted)
 
 
-def _search(toy: _Toy, known: Found, first: Array, conditions: Conditions, tries: Array) -> Found:
-    """What is known or, until a fit converges, fits from ``first`` and from the other starts.
+def _in_batches(one: Callable[[Fitted], Fitted], fitted: Fitted) -> Fitted:
+    """The unsettled toys first, batch by batch: all toys of a batch take as long as its slowest."""
+    order, count = jnp.argsort(~fitted.unsettled), fitted.unsettled.sum()
 
-    Args:
-        toy: The toy.
-        known: What was found before.
-        first: Where the first fit starts.
-        conditions: Parameters held, at their values.
-        tries: How many fits may be made.
-    """
-    likelihood, data = toy.likelihood, toy.data
+    def body(carry: tuple[Array, Fitted]) -> tuple[Array, Fitted]:
+        begin, whole = carry
+        rows = lax.dynamic_slice(order, (begin,), (BATCH,))
+        made = jax.vmap(one)(jax.tree.map(lambda x: x[rows], fitted))
+        # Where a batch is filled up with settled toys, these stay what they are.
+        places = jnp.where(fitted.unsettled[rows], rows, len(order))
+        return begin + BATCH, jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), whole, made)
 
-    def body(s: Found) -> Found:
-        start = lax.cond(s.tried == 0, lambda: first, lambda: _another_start(toy, s.tried + 1))
-        start = jnp.where(conditions.held, conditions.start, start)
-        new = solve_fit(likelihood, data, Conditions(start, conditions.held))
-        lower = ~jnp.isfinite(s.best.value) | (new.value < s.best.value)
-        better = (new.status == _status.CONVERGED) | lower
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, s.best)
-        best = best._replace(status=new.status)  # how the last attempt ended, wherever the lowest point was
-        tried = s.tried + 1
-        return Found(best, tried, jnp.where(better, tried, s.used), s.n_iter + new.num_steps)
-
-    return lax.while_loop(lambda s: (s.best.status != _status.CONVERGED) & (s.tried < tries), body, known)
+    return lax.while_loop(lambda carry: carry[0] < count, body, (jnp.zeros_like(count), fitted))[1]
 
 
-def _another_start(toy: _Toy, k: Array) -> Array:
-    """Start number k of ``STARTS``, from 1 on."""
-    likelihood = toy.likelihood
-    s = likelihood.structure
-    base = jnp.where(k % 2 == 1, toy.source.params, likelihood.init)
-    # Where no constraint says how far a parameter may lie, a third of itself.
-    width = 0.3 * jnp.maximum(jnp.abs(base), 1.0)
-    width = width.at[s.normal_params].set(likelihood.widths)
-    width = width.at[s.poisson_params].set(jnp.minimum(1.0 / jnp.sqrt(jnp.maximum(likelihood.tau, 1.0)), 0.3))
-    noise = jax.random.normal(jax.random.fold_in(toy.key, k), base.shape, base.dtype)
-    return jnp.where(k <= 2, base, base + width * noise)
-
-
-def _conditions(likelihood: Likelihood, source: Source, fixed: Array | bool) -> Conditions:
-    """What is held: frozen parameters at the model's values, and the parameter of interest where ``fixed`` says so."""
-    poi, frozen = likelihood.structure.poi, likelihood.frozen > 0
-    start = jnp.where(frozen, likelihood.init, source.params)
-    if poi < 0:
-        return Conditions(start, frozen)
-    mu = jnp.where(fixed, jnp.asarray(source.mu, start.dtype), start[poi])
-    return Conditions(start.at[poi].set(mu), frozen.at[poi].set(frozen[poi] | fixed))
-
-
-def _both(toy: _Toy, free: Found, fixed: Found) -> tuple[Found, Found]:
-    """The unconditional and the conditional fit.
-
-    The second starts where the first ended: the way is shorter. Should it end lower, the first had missed its minimum
-    and is made again from there.
-    """
-    again = free._replace(best=free.best._replace(status=jnp.full_like(free.best.status, _status.RUNNING)))
-    again = again._replace(tried=jnp.zeros_like(again.tried), n_iter=jnp.zeros_like(again.n_iter))
-
-    # A scan rather than three calls, so that the minimizer is compiled once.
-    def body(carry: tuple[Array, Array, Array], row: tuple[Array, Found]) -> tuple[tuple[Array, Array, Array], Found]:
-        (warm, last, before), (k, known) = carry, row
-        tries = jnp.where(k < 2, _TRIES, jnp.where(last < before - margin(before), 1, 0))
-        found = _search(toy, known, warm, _conditions(toy.likelihood, toy.source, k == 1), tries)
-        return (found.best.y, found.best.value, last), found
-
-    zero = jnp.zeros((), toy.data.dtype)
-    start = _conditions(toy.likelihood, toy.source, False).start
-    known = jax.tree.map(lambda *x: jnp.stack(x), free, fixed, again)
-    _, found = lax.scan(body, (start, zero, zero), (jnp.arange(3), known))
-    free, fixed, again = (jax.tree.map(lambda x, k=k: x[k], found) for k in range(3))
-    lower = (again.tried > 0) & (again.best.value < free.best.value)
-    again = again._replace(used=jnp.full_like(again.used, len(STARTS) - 1))
-    n_iter = free.n_iter + again.n_iter
-    return jax.tree.map(lambda a, b: jnp.where(lower, a, b), again, free)._replace(n_iter=n_iter), fixed
+def _answered(likelihood: Likelihood, source: Source, plan: Plan, known: Fitted) -> Fitted:
+    """What the driver finds: the same as for data that were observed."""
+    facts = Facts(likelihood, source.poi, known.data)
+    if plan.fits == FREE:
+        first = fit_once(likelihood, source.poi, known.data, likelihood.init, full=False)
+        minima = (first.found.minimum,)
+    else:
+        about = (source.poi[None], source.mu.reshape(1, 1))
+        course = traced(Points(*about) if plan.fits == PAIR else Conditional(*about), facts, likelihood.init)
+        held = jax.tree.map(lambda x: x[0], course.state.found.minimum)
+        minima = (course.first.found.minimum, held) if plan.fits == PAIR else (held,)
+    steps = (x.num_steps + before.num_steps for x, before in zip(minima, known.minima, strict=True))
+    return known._replace(minima=tuple(x._replace(num_steps=n) for x, n in zip(minima, steps, strict=True)))
 
 
 # Third stage: what is known of the toys.
@@ -270,69 +195,53 @@ def _both(toy: _Toy, free: Found, fixed: Found) -> tuple[Found, Found]:
 
 def record_stage(likelihood: Likelihood, source: Source, fitted: Fitted, plan: Plan) -> ToyRecord:
     """The records of the toys."""
-
-    def one(row: Fitted) -> ToyRecord:
-        return _record(likelihood, source, row, plan)
-
+    one = partial(_record, likelihood, source, plan)
     return jax.vmap(one)(fitted) if plan.together else lax.map(one, fitted)
 
 
-def _record(likelihood: Likelihood, source: Source, fitted: Fitted, plan: Plan) -> ToyRecord:
-    data, free, fixed = fitted
-    s = likelihood.structure
-    mu_hat = free.best.y[s.poi] if s.poi >= 0 else None
-    deviance = _derivatives.fast_deviance(likelihood, free.best.y, data)
-    nll = deviance + saturated(likelihood, data)
+def _record(likelihood: Likelihood, source: Source, plan: Plan, fitted: Fitted) -> ToyRecord:
+    first, data = fitted.minima[0], fitted.data
+    best = first.y[source.poi]
+    nll = first.value + likelihood.constant(data)
     nll_fixed = statistic = None
-    status, n_iter, start = free.best.status, free.n_iter, free.used
-    if fixed is not None:
-        gap = _derivatives.fast_deviance(likelihood, fixed.best.y, data) - deviance
-        nll_fixed, statistic = nll + gap, one_sided(gap, mu_hat, source.mu, source.discovery)
-        status = _status.worst(status, fixed.best.status)
-        status = jnp.where((status == _status.CONVERGED) & (gap < -FAILED), _status.INCONSISTENT, status)
-        n_iter, start = n_iter + fixed.n_iter, jnp.maximum(start, fixed.used)
-    one, every = "mu_uncertainty" in plan.quantities and s.poi >= 0, "uncertainties" in plan.quantities
-    which = slice(None) if every else slice(s.poi, s.poi + 1)
-    widths = _widths(likelihood, source, data, free.best, which) if one or every else jnp.zeros(0)
+    status, n_iter = first.status, first.num_steps
+    if plan.fits == PAIR:
+        fixed = fitted.minima[1]
+        gap = fixed.value - first.value
+        nll_fixed, n_iter = nll + gap, n_iter + fixed.num_steps
+        if plan.statistic is not None:
+            statistic = STATISTICS[plan.statistic].of(gap, best, source.mu)
+        status = _status.worst(status, fixed.status)
+        status = jnp.where((status == _status.CONVERGED) & (gap < -DEFICIT), _status.INCONSISTENT, status)
+    one, every = "mu_uncertainty" in plan.quantities and plan.has_poi, "uncertainties" in plan.quantities
+    widths = _widths(likelihood, source, plan, data, first, every=every) if one or every else jnp.zeros(0)
     return ToyRecord(
-        mu_hat=mu_hat,
+        mu_hat=best if plan.has_poi else None,
         nll=nll,
         nll_fixed=nll_fixed,
         statistic=statistic,
         status=status,
         n_iter=n_iter,
-        start=start,
-        mu_uncertainty=widths[s.poi if every else 0] if one else None,
+        retried=fitted.unsettled,
+        mu_uncertainty=widths[source.poi if every else 0] if one else None,
         uncertainties=widths if every else None,
-        params=free.best.y if "params" in plan.quantities else None,
+        params=first.y if "params" in plan.quantities else None,
         data=data if "data" in plan.quantities else None,
     )
 
 
-def one_sided(gap: Any, mu_hat: Any, mu: Any, discovery: Any) -> Array:
-    """q0 or qmu from the difference of two NLLs.
-
-    References:
-        arXiv:1007.1727, equations 12 and 14.
-    """
-    # Where both fits end on the same value the statistic is 0, not what rounding makes of it: half of all toys can be
-    # there, and p-values count those that reach the observed one.
-    zero = jnp.where(discovery, mu_hat <= mu, mu_hat >= mu)
-    # A NaN stays one: a statistic of 0 would read as perfect agreement.
-    return jnp.where(zero | (gap <= 0), 0.0, 2.0 * gap)
-
-
-def _widths(likelihood: Likelihood, source: Source, data: Array, minimum: Minimum, which: slice) -> Array:
-    """Uncertainties of some parameters, as ``FitResult`` defines them."""
-    conditions = _conditions(likelihood, source, source.held)
-    walls = args_of(likelihood, data, minimum)[2]
-    hessian = _derivatives.hessian(likelihood, minimum.y, data, walls)
-    columns = jnp.eye(hessian.shape[0], dtype=hessian.dtype)[:, which]
+def _widths(likelihood: Likelihood, source: Source, plan: Plan, data: Array, minimum: Minimum, *, every: bool) -> Array:
+    """Uncertainties of all parameters or of the one of interest, as ``FitResult`` defines them."""
+    held = _held(likelihood, source, plan)
+    hessian = likelihood.hessian(minimum.y, data, likelihood.settled(minimum.multipliers))
+    unit = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
+    columns = unit if every else unit[:, source.poi][:, None]
 
     def spread(pinned: Array) -> Array:
         half = lax.linalg.triangular_solve(cholesky(masked(hessian, pinned)), columns, left_side=True, lower=True)
-        return jnp.where(pinned[which], 0.0, jnp.sqrt((half * half).sum(0)))
+        out = pinned if every else pinned[source.poi][None]
+        return jnp.where(out, 0.0, jnp.sqrt((half * half).sum(0)))
 
-    first = spread(conditions.held)
-    pins = pins_of(likelihood, minimum, conditions).mask
+    first = spread(held)
+    pins = pins_of(likelihood, minimum, minimum.y, held).mask
     return lax.cond(jnp.isfinite(first).all(), lambda: first, lambda: spread(pins))

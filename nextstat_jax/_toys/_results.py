@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import concrete
 from .._base._errors import FitError
-from .._base._tables import dataframe, plain, text_table
-from .._minimize import _status
-from ._fits import STARTS, ToyRecord
+from .._inference._result import Result, result, static
+from ._fits import ToyRecord
 
 # What may be asked for beside the standard results.
 QUANTITIES = ("mu_uncertainty", "uncertainties", "params", "data")
 
 
-class ToyFits(eqx.Module):
+@result
+class ToyFits(Result):
     """Fits to pseudo-experiments, one entry for each toy; no toy is left out, whatever became of its fit.
 
     Attributes:
@@ -34,9 +32,9 @@ class ToyFits(eqx.Module):
         nll_fixed: NLL of the conditional fit, or None without ``test_stat``.
         statistic: Test statistic, or None without ``test_stat``. NaN where a fit failed without a finite NLL.
         status: Code of how the fits ended, the worst of the two; ``message`` is their sentence.
-        n_iter: Iterations of all fits of the toy, those of failed attempts included.
-        start: Which start led to the fit, an index into ``starts``: 0 for the quick method in batches, 1 for the
-            minimizer that takes over what that leaves, from 2 on for its further attempts.
+        n_iter: Iterations behind the fits of the toy, those of the quick method included.
+        retried: Whether the quick method, which fits toys in batches, did not settle the toy, so that it was fitted as
+            observed data are.
         mu_uncertainty: Uncertainty of ``mu_hat``, or None.
         uncertainties: Uncertainties of all parameters, shape (n_toys, n_params), or None.
         params: Best-fit parameters, shape (n_toys, n_params), or None.
@@ -44,10 +42,12 @@ class ToyFits(eqx.Module):
         generated_at: Parameters that the toys were thrown from, shape (n_params,).
         mu_test: Tested value of the parameter of interest, or None.
         seed: Seed of the toys.
-        test_stat: ``"qtilde"``, ``"q"``, ``"q0"``, or an empty string.
+        test_stat: Name of the test statistic, or None.
         parameter_names: Names of the parameters.
-        poi_index: Index of the parameter of interest, or -1.
+        poi_index: Index of the parameter of interest, or None.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("toy", 1)
 
     toy: Int[Array, " toy"]
     mu_hat: Float[Array, " toy"] | None
@@ -56,7 +56,7 @@ class ToyFits(eqx.Module):
     statistic: Float[Array, " toy"] | None
     status: Int[Array, " toy"]
     n_iter: Int[Array, " toy"]
-    start: Int[Array, " toy"]
+    retried: Bool[Array, " toy"]
     mu_uncertainty: Float[Array, " toy"] | None
     uncertainties: Float[Array, "toy param"] | None
     params: Float[Array, "toy param"] | None
@@ -64,34 +64,14 @@ class ToyFits(eqx.Module):
     generated_at: Float[Array, " param"]
     mu_test: Float[Array, ""] | None
     seed: int
-    test_stat: str = eqx.field(static=True)
-    parameter_names: tuple[str, ...] = eqx.field(static=True)
-    poi_index: int = eqx.field(static=True)
+    test_stat: str | None = static()
+    parameter_names: tuple[str, ...] = static()
+    poi_index: int | None = static()
 
     @property
     def n_toys(self) -> int:
         """Number of toys."""
         return self.toy.shape[0]
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether all fits of each toy found their minimum."""
-        return self.status == _status.CONVERGED
-
-    @property
-    def retried(self) -> Bool[Array, "*batch"]:
-        """Whether the minimizer failed from its first start or missed the minimum, so that another was taken."""
-        return self.start > 1
-
-    @property
-    def starts(self) -> tuple[str, ...]:
-        """What the codes in ``start`` mean."""
-        return STARTS
-
-    @property
-    def message(self) -> str:
-        """How the fits ended, with counts, and what to do about it."""
-        return _status.message(self.status)
 
     @property
     def pull(self) -> Float[Array, "*batch"]:
@@ -100,7 +80,7 @@ class ToyFits(eqx.Module):
         Raises:
             FitError: If the uncertainties were not asked for.
         """
-        if self.mu_hat is None or self.mu_uncertainty is None:
+        if self.mu_hat is None or self.mu_uncertainty is None or self.poi_index is None:
             raise FitError("pulls need the uncertainty of mu-hat: make the toys with quantities=('mu_uncertainty',)")
         positive = self.mu_uncertainty > 0
         gap = self.mu_hat - self.generated_at[self.poi_index]
@@ -129,53 +109,48 @@ class ToyFits(eqx.Module):
         columns = {name: [getattr(part, name) for part in parts] for name in ("toy", *ToyRecord._fields)}
         return replace(first, **{name: _joined(column) for name, column in columns.items() if column[0] is not None})
 
-    def _columns(self) -> dict[str, np.ndarray]:
-        names = ("toy", "mu_hat", "mu_uncertainty", "nll", "nll_fixed", "statistic", "status", "n_iter", "retried")
+    def _per_toy(self) -> dict[str, Any]:
+        names = ("toy", "mu_hat", "mu_uncertainty", "nll", "nll_fixed", "statistic", "n_iter", "retried")
         values = {name: getattr(self, name) for name in names}
         return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe (None where a number is not finite): settings, then a list per quantity."""
-        settings = {
-            "seed": self.seed,
-            "test_stat": self.test_stat or None,
-            "mu_test": plain(self.mu_test),
-            "generated_at": dict(zip(self.parameter_names, plain(self.generated_at), strict=True)),
-            "message": self.message,
-        }
-        matrices = {name: plain(getattr(self, name)) for name in ("params", "uncertainties", "data")}
-        matrices = {name: value for name, value in matrices.items() if value is not None}
-        return settings | {name: plain(value) for name, value in self._columns().items()} | matrices
-
-    def to_dataframe(self) -> Any:
-        """One row for each toy, as a pandas data frame; parameters in columns of their names."""
-        columns = self._columns()
+    def _columns(self) -> dict[str, Any]:
+        columns = self._per_toy() | {"converged": np.asarray(self.converged)}
         if self.params is not None:
             columns |= dict(zip(self.parameter_names, np.asarray(self.params).T, strict=True))
         if self.uncertainties is not None:
             names = [f"{name} uncertainty" for name in self.parameter_names]
             columns |= dict(zip(names, np.asarray(self.uncertainties).T, strict=True))
-        return dataframe(columns)
+        return columns
 
-    def __repr__(self) -> str:
-        if not concrete(self.status) or self.status.ndim != 1 or not self.n_toys:
-            return f"ToyFits(status={self.status!r})"
-        ok = np.asarray(self.converged)
+    def _facts(self) -> dict[str, Any]:
+        settings = {
+            "seed": self.seed,
+            "test_stat": self.test_stat,
+            "mu_test": self.mu_test,
+            "generated_at": dict(zip(self.parameter_names, np.asarray(self.generated_at), strict=True)),
+        }
+        matrices = {name: getattr(self, name) for name in ("params", "uncertainties", "data")}
+        return settings | self._per_toy() | {name: value for name, value in matrices.items() if value is not None}
+
+    def _title(self) -> str:
         again = int(np.asarray(self.retried).sum())
-        head = f"ToyFits: {self.n_toys} toys from number {int(self.toy[0])} with seed {self.seed}: {self.message}"
-        head += f"; {again} from another start" if again else ""
-        rows = []
-        if self.mu_hat is not None and ok.any():
+        title = f"ToyFits: {self.n_toys} toys from number {int(self.toy[0])} with seed {self.seed}: {self.message}"
+        return title + (f"; {again} by the full minimizer" if again else "")
+
+    def _shown(self) -> dict[str, Any]:
+        """Moments of what was found, over the toys that converged."""
+        rows: list[tuple[str, Any]] = [("nll", self.nll)]
+        if self.mu_hat is not None and self.poi_index is not None:
             name = self.parameter_names[self.poi_index]
             rows.append((f"{name}, generated at {float(self.generated_at[self.poi_index]):.6g}", self.mu_hat))
             if self.mu_uncertainty is not None:
                 rows.append((f"pull of {name}", self.pull))
-        if self.statistic is not None and ok.any():
-            rows.append((f"{self.test_stat} at {float(self.mu_test):.6g}", self.statistic))  # type: ignore[arg-type]
-        if not rows:
-            return head
-        moments = [_moments(name, values, ok) for name, values in rows]
-        return text_table(["", "mean", "+-", "std", "16 %", "median", "84 %"], moments, head)
+        if self.statistic is not None and self.mu_test is not None:
+            rows.append((f"{self.test_stat} at {float(self.mu_test):.6g}", self.statistic))
+        header = ("", "mean", "+-", "std", "16 %", "median", "84 %")
+        moments = [_moments(name, values, np.asarray(self.converged)) for name, values in rows]
+        return dict(zip(header, zip(*moments, strict=True), strict=True))
 
 
 def _joined(column: list[Any]) -> Array:

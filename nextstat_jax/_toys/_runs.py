@@ -1,47 +1,39 @@
-"""Where and in which pieces toys are run: threads, a mesh of devices, or the workers of an executor."""
+"""In which pieces toys are run, and the compiled programs of a piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import tee
 from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
 
-from .._base._errors import FitError
-from .._base._threads import limit_lapack_threads
-from .._batches._chunks import cpu_count, shipped, threaded
-from .._likelihood._histfactory import Likelihood
-from .._likelihood._structure import Structure
-from .._likelihood._throw import Source, throw_chunk
-from ._fits import Fitted, Plan, ToyRecord, quick_stage, record_stage, search_stage, unsettled
+from .._base._compiled import quick_options
+from .._batches._engine import platform_of, results
+from .._batches._run import Run
+from .._inference._near import BATCH
+from .._likelihood._protocol import Likelihood
+from ._fits import Fitted, Plan, ToyRecord, quick_stage, record_stage, search_stage
+from ._source import Source, Span
 
-# Toys are numbered by 32 bits; the upper half is left to keys of other streams.
-MAX_TOYS = 2**31
 # Toys of a chunk, by the number of parameters: a chunk should take far longer than its dispatch (a millisecond) and
 # far shorter than a run.
 _SIZES_CPU = ((16, 1024), (64, 256))
 _SMALLEST_CPU = 64
-# Toys that are thrown and not fitted: few or many at a time.
-_THROWN, _THROWN_AT_MOST = 64, 2048
 # A batch of a GPU keeps a dozen matrices for each toy.
 _GPU_BYTES = 2**30
 _GPU_MATRICES = 12
 _GPU_SIZES = (64, 4096)
-
-
-class Span(NamedTuple):
-    """``size`` toys from ``first`` on."""
-
-    first: int
-    size: int
+_REMEDY = "make a new one and start again from these toys with first_toy"
 
 
 class Task(NamedTuple):
@@ -52,42 +44,6 @@ class Task(NamedTuple):
 
     def __str__(self) -> str:
         return f"the chunk of toys {self.span.first} to {self.span.first + self.span.size - 1}"
-
-
-class Engine(NamedTuple):
-    """What computes: threads of this process, the devices of a mesh, or an executor's workers."""
-
-    workers: int | None
-    mesh: Mesh | None
-    executor: Executor | None
-
-
-def check_engine(workers: Any, mesh: Any, executor: Any) -> Engine:
-    """Refuses what cannot compute; the message says what can."""
-    if mesh is not None and executor is not None:
-        raise FitError("mesh and executor are two ways to spread toys: give one of them")
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise FitError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise FitError(f"executor is a {type(executor).__name__}: give an executor of concurrent.futures")
-    if workers is not None:
-        workers = positive(workers, "workers")
-        if mesh is not None:
-            raise FitError("workers says how many threads or processes run, and mesh which devices: give one of them")
-    return Engine(workers, None if mesh is None else _plain_mesh(mesh), executor)
-
-
-def _plain_mesh(mesh: Mesh) -> Mesh:
-    """The devices of a mesh in one row; its axes and their types belong to what else the user does with it."""
-    return Mesh(mesh.devices.reshape(-1), ("toy",), axis_types=(AxisType.Auto,))
-
-
-def positive(value: Any, name: str, least: int = 1) -> int:
-    """An integer that is large enough; ``FitError`` for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
-        kind = "a positive integer" if least == 1 else f"an integer from {least} on"
-        raise FitError(f"{name}={value!r}: expected {kind}")
-    return int(value)
 
 
 def together(platform: str) -> bool:
@@ -101,14 +57,9 @@ def together(platform: str) -> bool:
     return platform != "cpu"
 
 
-def platform_of(likelihood: Likelihood) -> str:
-    """The kind of device that holds a likelihood."""
-    return next(iter(likelihood.nominal.devices())).platform
-
-
 def chunk_size(likelihood: Likelihood) -> int:
     """Toys of a chunk on one device."""
-    n = likelihood.structure.n_params
+    n = likelihood.init.shape[0]
     if not together(platform_of(likelihood)):
         return next((size for most, size in _SIZES_CPU if n <= most), _SMALLEST_CPU)
     room = _GPU_BYTES // (_GPU_MATRICES * likelihood.dtype.itemsize * n * n)
@@ -116,152 +67,136 @@ def chunk_size(likelihood: Likelihood) -> int:
     return int(min(max(2 ** max(room.bit_length() - 1, 0), least), most))
 
 
-def spans(first: int, count: int, size: int) -> Iterator[Span]:
-    """Cuts toys into chunks; all but the last are of the same size."""
-    return (Span(start, min(size, first + count - start)) for start in range(first, first + count, size))
+class Cut(NamedTuple):
+    """A plan, and how many toys a task takes."""
 
-
-def throw_toys(likelihood: Likelihood, source: Source, span: Span) -> np.ndarray:
-    """The data of toys, shape (count, n_data)."""
-    size = _THROWN if span.size <= _THROWN else _THROWN_AT_MOST  # few shapes are compiled
-    source = source.plain(likelihood.dtype)
-    parts = [
-        np.asarray(throw_chunk(likelihood, source, np.uint32(part.first), size=size))[: part.size]
-        for part in spans(span.first, span.size, size)
-    ]
-    return np.concatenate(parts)
-
-
-class Setup(NamedTuple):
-    """What all tasks of a run share.
-
-    Attributes:
-        arrays: Arrays of the likelihood, in the order of its attributes.
-        structure: Its structure.
-        plan: What is computed.
-    """
-
-    arrays: tuple[Any, ...]
-    structure: Structure
     plan: Plan
+    chunk: int
 
 
-def records(likelihood: Likelihood, plan: Plan, tasks: Iterable[Task], engine: Engine) -> Iterator[ToyRecord]:
-    """The toys of the tasks in order, as NumPy arrays. Task k does not depend on what else is run, or where."""
-    setup = Setup(tuple(jax.tree.leaves(likelihood)), likelihood.structure, plan)
-    if engine.executor is not None:
-        # Arrays of this process's devices mean nothing elsewhere.
-        plain = setup._replace(arrays=tuple(map(np.asarray, setup.arrays)))
-        remedy = "make a new one and start again from these toys with first_toy"
-        return shipped(engine.executor, run_elsewhere, plain, tasks, engine.workers, remedy=remedy)
-    if engine.mesh is not None:
-        everywhere = NamedSharding(engine.mesh, P())
-        spread = tuple(jax.device_put(np.asarray(x), everywhere) for x in setup.arrays)
-        return map(program(setup._replace(arrays=spread), engine.mesh), tasks)
-    one_is_enough = together(platform_of(likelihood))
-    return threaded(program(setup), tasks, engine.workers or (1 if one_is_enough else cpu_count()))
+def make_plan(likelihood: Likelihood, fits: str, run: Run, **wanted: Any) -> Cut:
+    """The plan of a run; ``wanted`` as in ``Plan``."""
+    size = run.batch_size or chunk_size(likelihood)
+    devices = 1 if run.mesh is None else run.mesh.size
+    return Cut(Plan(fits, -(-size // BATCH) * BATCH, **wanted), size * devices)
 
 
-def program(setup: Setup, mesh: Mesh | None = None) -> Callable[[Task], ToyRecord]:
+def records(
+    likelihood: Likelihood, plan: Plan, tasks: Iterable[Task], run: Run, total: int
+) -> Iterator[tuple[Task, ToyRecord]]:
+    """Tasks with their toys, in order, as NumPy arrays, and a progress bar of ``total`` toys where one is wanted."""
+    here, there = tee(tasks)
+    found = results(run, partial(program, plan), jax.tree.map(jnp.asarray, likelihood), there, remedy=_REMEDY)
+    with tqdm(total=total, unit="toy", disable=not run.shows(False)) as bar:
+        for task, record in zip(here, found, strict=True):
+            bar.update(task.span.size)
+            yield task, record
+
+
+def program(plan: Plan, likelihood: Likelihood, mesh: Mesh | None) -> Callable[[Task], ToyRecord]:
     """The compiled function of a task."""
-    arrays = setup.arrays
-    kinds = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in arrays)
-    plan = setup.plan._replace(together=together(next(iter(arrays[0].devices())).platform))
-    stages = _stages(setup.structure, plan, mesh, kinds)
-    dtype = arrays[0].dtype
+    leaves, treedef = jax.tree.flatten(likelihood)
+    kinds = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+    form = _Form(treedef, kinds, likelihood.init.shape[0], np.dtype(likelihood.dtype))
+    plan = plan._replace(together=together(platform_of(likelihood)))
+    programs = [_program(stage, plan.of_fits, form, mesh) for stage in ("quick", "search")]
+    quick, search, record = *programs, _program("record", plan, form, mesh)
+    # Compilation releases Python's lock.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_Program.compiled, (quick, record)))
+    dtype = likelihood.dtype
 
     def run(task: Task) -> ToyRecord:
         n = task.span.size
-        inputs = (arrays, task.source.plain(dtype), np.uint32(task.span.first))
-        fitted, open_ = stages.quick(*inputs)
-        if np.asarray(open_)[:n].any():
-            fitted, _ = stages.search(*inputs, fitted)
-        _, record = stages.record(*inputs, fitted)
-        return jax.tree.map(lambda x: np.asarray(x)[:n], record)
+        inputs = (tuple(leaves), task.source.plain(dtype), np.uint32(task.span.first))
+        fitted, unsettled = quick.compiled()(*inputs)
+        if np.asarray(unsettled)[:n].any():
+            fitted, _ = search.compiled()(*inputs, fitted)
+        _, found = record.compiled()(*inputs, fitted)
+        return jax.tree.map(lambda x: np.asarray(x)[:n], found)
 
     return run
 
 
-class _Stages:
-    """The compiled stages of a plan.
+class _Form(NamedTuple):
+    """What programs are compiled for: the structure of a likelihood, its leaves, and the shape and type of a point."""
 
-    They are traced when made, and not by the first call: threads would each do it, and under their own settings of JAX,
-    which are local to threads.
-    """
-
-    def __init__(self, structure: Structure, plan: Plan, mesh: Mesh | None, kinds: Sequence[Any]) -> None:
-        self._structure, self._plan, self._mesh = structure, plan, mesh
-        source = Source(np.zeros(structure.n_params), np.zeros(2)).plain(kinds[0].dtype)
-        source = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), source)
-        inputs = (tuple(kinds), source, jax.ShapeDtypeStruct((), np.uint32))
-        quick = self._jit(_quick, 0).lower(*inputs)
-        fitted = quick.out_info[0]
-        if mesh is not None:
-            where = NamedSharding(mesh, P(*mesh.axis_names))
-            fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), fitted)
-        record = self._jit(_record, 1).lower(*inputs, fitted)
-        self._search = self._jit(_search, 1).lower(*inputs, fitted)
-        self._searching: Any = None
-        self._lock = Lock()
-        # Compilation releases Python's lock.
-        with ThreadPoolExecutor(2) as pool:
-            self.quick, self.record = pool.map(lambda lowered: lowered.compile(), (quick, record))
-
-    @property
-    def search(self) -> Any:
-        """The second stage, compiled when a toy needs it."""
-        with self._lock:
-            if self._searching is None:
-                self._searching = self._search.compile()
-            return self._searching
-
-    def _jit(self, stage: Callable[..., Any], n_spread: int) -> Any:
-        """A stage as a jitted function of (arrays, source, first toy) and of ``n_spread`` trees with a toy axis."""
-        mesh, plan = self._mesh, self._plan
-
-        def run(arrays: Sequence[Array], source: Source, first: Array, *spread: Any) -> Any:
-            numbers = jnp.arange(plan.size, dtype=jnp.uint32)
-            if mesh is not None:
-                first = first + lax.axis_index(mesh.axis_names).astype(jnp.uint32) * plan.size
-            return stage(Likelihood(*arrays, structure=self._structure), source, first + numbers, *spread, plan)
-
-        if mesh is None:
-            return jax.jit(run)
-        axis = P(*mesh.axis_names)
-
-        def shard(*args: Any) -> tuple[Any, Any]:
-            split, whole = run(*args)
-            return split, jax.tree.map(lambda x: lax.all_gather(x, mesh.axis_names, tiled=True), whole)
-
-        specs = (P(), P(), P(), *[axis] * n_spread)
-        return jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=(axis, P()), check_vma=False))
+    treedef: Any
+    leaves: tuple[Any, ...]
+    n_params: int
+    dtype: Any
 
 
 # Stages return what stays spread over the devices, and what each of them, and the host, needs in full.
 
 
-def _quick(likelihood: Likelihood, source: Source, index: Array, plan: Plan) -> tuple[Fitted, Array]:
+def _quick(likelihood: Likelihood, source: Source, index: Any, plan: Plan) -> tuple[Fitted, Any]:
     fitted = quick_stage(likelihood, source, index, plan)
-    return fitted, unsettled(fitted)
+    return fitted, fitted.unsettled
 
 
-def _search(likelihood: Likelihood, source: Source, index: Array, fitted: Fitted, plan: Plan) -> tuple[Fitted, None]:
-    return search_stage(likelihood, source, index, fitted, plan), None
+def _search(likelihood: Likelihood, source: Source, index: Any, fitted: Fitted, plan: Plan) -> tuple[Fitted, None]:
+    del index
+    return search_stage(likelihood, source, fitted, plan), None
 
 
-def _record(likelihood: Likelihood, source: Source, index: Array, fitted: Fitted, plan: Plan) -> tuple[None, ToyRecord]:
+def _record(likelihood: Likelihood, source: Source, index: Any, fitted: Fitted, plan: Plan) -> tuple[None, ToyRecord]:
+    del index
     return None, record_stage(likelihood, source, fitted, plan)
 
 
-@lru_cache(maxsize=32)
-def _stages(structure: Structure, plan: Plan, mesh: Mesh | None, kinds: tuple[Any, ...]) -> _Stages:
-    return _Stages(structure, plan, mesh, kinds)
+_STAGES: dict[str, Callable[..., Any]] = {"quick": _quick, "search": _search, "record": _record}
 
 
-def run_elsewhere(setup: Setup, task: Task) -> ToyRecord:
-    """A task in another process."""
-    if setup.arrays[0].dtype == np.float64:
-        # A fresh process computes in single precision.
-        jax.config.update("jax_enable_x64", True)
-    limit_lapack_threads()
-    return program(setup._replace(arrays=tuple(map(jnp.asarray, setup.arrays))))(task)
+class _Program:
+    """A stage, compiled when it is first needed.
+
+    It is traced when made, and not by the first call: threads would each do it, and under their own settings of JAX,
+    which are local to threads.
+    """
+
+    def __init__(self, stage: str, plan: Plan, form: _Form, mesh: Mesh | None) -> None:
+        source = Source(np.zeros(form.n_params), np.zeros(2), 0).plain(form.dtype)
+        inputs = [form.leaves, source, np.uint32(0)]
+        if stage != "quick":
+            fitted = _program("quick", plan.of_fits, form, mesh).out[0]
+            if mesh is not None:
+                where = NamedSharding(mesh, P(*mesh.axis_names))
+                fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), fitted)
+            inputs.append(fitted)
+        self._lowered = _jitted(_STAGES[stage], plan, form.treedef, mesh, len(inputs) - 3).lower(*inputs)
+        self.out = self._lowered.out_info
+        self._lock, self._compiled = Lock(), None
+
+    def compiled(self) -> Any:
+        """The executable."""
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._lowered.compile()
+            return self._compiled
+
+
+@lru_cache(maxsize=96)
+def _program(stage: str, plan: Plan, form: _Form, mesh: Mesh | None) -> _Program:
+    return _Program(stage, plan, form, mesh)
+
+
+def _jitted(stage: Callable[..., Any], plan: Plan, treedef: Any, mesh: Mesh | None, n_spread: int) -> Any:
+    """A stage as a jitted function of (leaves, source, first toy) and of ``n_spread`` trees with a toy axis."""
+
+    def run(leaves: Any, source: Source, first: Any, *spread: Any) -> Any:
+        numbers = jnp.arange(plan.size, dtype=jnp.uint32)
+        if mesh is not None:
+            first = first + lax.axis_index(mesh.axis_names).astype(jnp.uint32) * plan.size
+        return stage(jax.tree.unflatten(treedef, leaves), source, first + numbers, *spread, plan)
+
+    if mesh is None:
+        return jax.jit(run, compiler_options=quick_options())
+    axis = P(*mesh.axis_names)
+
+    def shard(*args: Any) -> tuple[Any, Any]:
+        split, whole = run(*args)
+        return split, jax.tree.map(lambda x: lax.all_gather(x, mesh.axis_names, tiled=True), whole)
+
+    specs = (P(), P(), P(), *[axis] * n_spread)
+    return jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=(axis, P()), check_vma=False))

@@ -6,9 +6,9 @@ histogram (constraint widths, Asimov data) follows differentiably.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import equinox as eqx
@@ -16,38 +16,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from .._base._doors import concrete
+from .._base._doors import concrete, no_type_check, number
 from .._base._errors import ModelError
-from .._base._numerics import safe_sqrt
-from .._inference._asymptotics import asymptotic_test
 from .._inference._fit import fit
-from .._inference._limits import upper_limit
-from .._inference._profile import q0, qmu_tilde
-from .._model._model import HistFactoryModel, as_data, require_model
+from .._inference._profile import q0, qmu, qmu_tilde
+from .._model._base import require_model
+from .._model._model import HistFactoryModel
+from ._objectives import EPS, OBJECTIVES, Options, data_kind, data_of, objective_of, root
 
-Histogram = Any
-_EPS = 1e-12
+Histogram = ArrayLike | Sequence[float] | Mapping[Any, ArrayLike]
+"""Yields of the session's sample, or templates by key as ``with_templates`` takes them."""
 
 
-class Session(eqx.Module):
-    """A model and the sample whose yields a loss replaces.
+# JAX builds pytrees of batches and of placeholders, which no annotation of a single one describes.
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model and the sample whose yields a loss replaces: a frozen pytree.
 
     Attributes:
         model: The model.
-        sample: Name of the sample.
         data: Data of the test, shape (n_data,), or None: then ``data_kind`` says which.
-        data_kind: ``"observed"`` (the model's), ``"asimov"`` (expected at mu = 1 with the given histogram) or
-            ``"given"``.
         start: Where the inner fits start, shape (n_params,), or None for the initial parameters; see ``warm_start``.
+        sample: Name of the sample.
+        data_kind: ``"observed"`` (the model's), ``"asimov"`` (expected with the given histogram) or ``"given"``.
     """
 
     model: HistFactoryModel
-    data: Array | None
-    start: Array | None
-    sample: str = eqx.field(static=True)
-    data_kind: str = eqx.field(static=True)
+    data: Float[Array, " data"] | None
+    start: Float[Array, " param"] | None
+    sample: str = field(metadata={"static": True})
+    data_kind: str = field(metadata={"static": True})
 
     @property
     def n_bins(self) -> int:
@@ -70,7 +73,13 @@ class Session(eqx.Module):
 
     def data_of(self, model: HistFactoryModel, mu: float = 1.0) -> Array | None:
         """The data of the test for a model that ``model_with`` made; Asimov data are those of ``mu``."""
-        return model.asimov_data(mu=mu) if self.data_kind == "asimov" else self.data
+        return data_of(model, self.data_kind, self.data, mu)
+
+
+def require_session(session: Any, *others: type) -> None:
+    """``ModelError`` for anything but a session (or what else the caller takes)."""
+    if not isinstance(session, (Session, *others)):
+        raise ModelError(f"expected a session from create_profiled_session, not {type(session).__name__}")
 
 
 def _check_yields(key: Any, value: Any) -> None:
@@ -95,7 +104,10 @@ def check_template(key: Any, values: np.ndarray) -> None:
     raise ModelError(f"{where}: yields of a loss cannot be negative; guard_empty_bins lifts them above 0")
 
 
-def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
+@no_type_check
+def create_session(
+    model: HistFactoryModel, sample: str = "signal", *, data: ArrayLike | Sequence[float] | str | None = None
+) -> Session:
     """A session for ``nll_loss`` and the profiled losses.
 
     Args:
@@ -109,32 +121,43 @@ def create_session(model: HistFactoryModel, sample: str = "signal", data: Any = 
     """
     require_model(model)
     model.template(sample)
-    if data is None or isinstance(data, str):
-        if data not in (None, "observed", "asimov"):
-            raise ModelError(f"data={data!r}: expected 'observed', 'asimov' or an array")
-        return Session(model, None, None, sample, data or "observed")
-    return Session(model, as_data(model, data), None, sample, "given")
+    kind = data_kind(data)
+    given = jnp.asarray(model.data_vector(data)) if kind == "given" else None
+    return Session(model, given, None, sample, kind)
 
 
-def create_profiled_session(model: HistFactoryModel, sample: str = "signal", data: Any = None) -> Session:
+@no_type_check
+def create_profiled_session(
+    model: HistFactoryModel, sample: str = "signal", *, data: ArrayLike | Sequence[float] | str | None = None
+) -> Session:
     """A session for the profiled losses: as ``create_session``, for a model with a parameter of interest."""
     require_model(model)
     model.require_poi()
-    return create_session(model, sample, data)
+    return create_session(model, sample, data=data)
 
 
-def nll_loss(signal_histogram: Histogram, session: Session, params: Any = None) -> Float[Array, ""]:
+@no_type_check
+def nll_loss(signal_histogram: Histogram, session: Session, params: ArrayLike | None = None) -> Float[Array, ""]:
     """NLL at given parameters, with the histogram in place of the session's sample.
 
     Args:
         signal_histogram: Yields, shape (session.n_bins,), or a mapping of templates as ``with_templates`` takes it.
         session: From ``create_session``.
         params: Shape (n_params,); the initial parameters by default.
+
+    Raises:
+        ModelError: For what is no session, a wrong number of bins, negative yields, NaN or infinity. So for all losses.
     """
-    model = session.model_with(signal_histogram)
+    model = _changed(signal_histogram, session)
     return model.nll(model.likelihood.init if params is None else params, session.data_of(model))
 
 
+def _changed(signal_histogram: Any, session: Any) -> HistFactoryModel:
+    require_session(session)
+    return session.model_with(signal_histogram)
+
+
+@no_type_check
 def profiled_q0_loss(signal_histogram: Histogram, session: Session) -> Float[Array, ""]:
     """``q0`` with the histogram in place of the session's sample and everything else profiled.
 
@@ -145,36 +168,71 @@ def profiled_q0_loss(signal_histogram: Histogram, session: Session) -> Float[Arr
     References:
         arXiv:1007.1727, equation 12.
     """
-    model = session.model_with(signal_histogram)
-    return q0(model, session.data_of(model), init=session.start)
+    model = _changed(signal_histogram, session)
+    return q0(model, data=session.data_of(model), init=session.start)
 
 
-def profiled_z0_loss(signal_histogram: Histogram, session: Session, eps: float = _EPS) -> Float[Array, ""]:
+@no_type_check
+def profiled_z0_loss(signal_histogram: Histogram, session: Session, eps: float = EPS) -> Float[Array, ""]:
     """``sqrt(q0 + eps)``: the discovery significance, with a gradient that stays finite at q0 = 0."""
-    return _root(profiled_q0_loss(signal_histogram, session), eps)
+    return root(profiled_q0_loss(signal_histogram, session), eps)
 
 
-def profiled_qmu_loss(signal_histogram: Histogram, session: Session, mu: Any = 1.0) -> Float[Array, ""]:
-    """``qmu_tilde`` at ``mu``; arguments as in ``profiled_q0_loss``.
+@no_type_check
+def profiled_qmu_tilde_loss(signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0) -> Float[Array, ""]:
+    """``qmu_tilde`` at ``mu``, for a signal that cannot be negative; arguments as in ``profiled_q0_loss``.
 
     References:
         arXiv:1007.1727, equation 16.
     """
-    model = session.model_with(signal_histogram)
-    return qmu_tilde(model, mu, session.data_of(model), init=session.start)
+    model = _changed(signal_histogram, session)
+    return qmu_tilde(model, mu, data=session.data_of(model), init=session.start)
 
 
-def profiled_zmu_loss(
-    signal_histogram: Histogram, session: Session, mu: Any = 1.0, eps: float = _EPS
+@no_type_check
+def profiled_zmu_tilde_loss(
+    signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0, eps: float = EPS
 ) -> Float[Array, ""]:
-    """``sqrt(qmu_tilde + eps)``: by how many standard deviations ``mu`` is excluded."""
-    return _root(profiled_qmu_loss(signal_histogram, session, mu), eps)
+    """``sqrt(qmu_tilde + eps)``: by how many standard deviations ``mu`` is excluded, for a signal not negative."""
+    return root(profiled_qmu_tilde_loss(signal_histogram, session, mu), eps)
 
 
-def _root(q: Array, eps: float) -> Array:
-    return safe_sqrt(q) if eps == 0 else jnp.sqrt(q + jnp.asarray(eps, q.dtype))
+@no_type_check
+def profiled_qmu_loss(signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0) -> Float[Array, ""]:
+    """The tilde statistic ``qmu_tilde`` at ``mu``, as ``profiled_qmu_tilde_loss``; not ``profiled_qmu_plain_loss``."""
+    return profiled_qmu_tilde_loss(signal_histogram, session, mu)
 
 
+@no_type_check
+def profiled_zmu_loss(
+    signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0, eps: float = EPS
+) -> Float[Array, ""]:
+    """The root of the tilde statistic, ``sqrt(qmu_tilde + eps)``, as ``profiled_zmu_tilde_loss``."""
+    return profiled_zmu_tilde_loss(signal_histogram, session, mu, eps)
+
+
+@no_type_check
+def profiled_qmu_plain_loss(signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0) -> Float[Array, ""]:
+    """The plain ``qmu`` at ``mu``, without the bound of ``qmu_tilde`` at 0; arguments as in ``profiled_q0_loss``.
+
+    The parameter of interest keeps the bounds of the model. Where they hold it at 0 or above, both are the same.
+
+    References:
+        arXiv:1007.1727, equation 14.
+    """
+    model = _changed(signal_histogram, session)
+    return qmu(model, mu, data=session.data_of(model), init=session.start)
+
+
+@no_type_check
+def profiled_zmu_plain_loss(
+    signal_histogram: Histogram, session: Session, mu: ArrayLike = 1.0, eps: float = EPS
+) -> Float[Array, ""]:
+    """``sqrt(qmu + eps)``, the root of the plain statistic: see ``profiled_qmu_plain_loss``."""
+    return root(profiled_qmu_plain_loss(signal_histogram, session, mu), eps)
+
+
+@no_type_check
 def warm_start(session: Session, signal_histogram: Histogram) -> Session:
     """A session whose inner fits start where that of this histogram ended.
 
@@ -192,17 +250,14 @@ def warm_start(session: Session, signal_histogram: Histogram) -> Session:
         The session with its ``start`` set; of the same structure each time, so that nothing is compiled anew. A fit
         that does not converge leaves the start as it was.
     """
-    model = session.model_with(signal_histogram)
+    model = _changed(signal_histogram, session)
     before = model.likelihood.init if session.start is None else session.start
     found = fit(model, data=session.data_of(model), init=before)
     start = jnp.where(found.converged, found.params, before)
     return replace(session, start=jax.lax.stop_gradient(start))
 
 
-OBJECTIVES = ("z0", "q0", "limit", "cls", "uncertainty")
-"""What ``SignificanceLoss`` may train."""
-
-
+@no_type_check
 class SignificanceLoss(eqx.Module):
     """A statistical test of a signal histogram as a loss, in place of cross-entropy: ``-Z0`` unless told otherwise.
 
@@ -216,15 +271,16 @@ class SignificanceLoss(eqx.Module):
         model: The model.
         sample: Name of the signal sample.
         data: As in ``create_session``; ``"asimov"`` trains what the templates of the network themselves predict: at
-            mu = 1 for z0, q0 and uncertainty, without signal for limit and cls.
-        objective: What is optimized: ``"z0"`` (discovery significance), ``"q0"`` (its square), ``"limit"`` (median
-            expected upper limit on the parameter of interest), ``"cls"`` (median expected CLs at ``mu``),
-            ``"uncertainty"`` (of mu-hat, from the inverse Hessian).
+            mu = 1 for z0, q0 and uncertainty, without signal for limit, cls, qmu and zmu.
+        objective: What is optimized: ``"z0"`` (discovery significance), ``"q0"`` (its square), ``"limit"`` or
+            ``"expected_limit"`` (median expected upper limit on the parameter of interest), ``"cls"`` (median expected
+            CLs at ``mu``), ``"uncertainty"`` (of mu-hat, from the inverse Hessian), ``"zmu"`` (by how many standard
+            deviations ``mu`` is excluded) or ``"qmu"`` (its square, ``qmu_tilde``).
         negate: Whether to return what a training minimizes (-Z0, -q0, the limit, CLs, the uncertainty), or its
             negative, of which more is better.
-        eps: Added to q0 inside the root of ``"z0"``, so that the gradient at q0 = 0 is finite.
-        mu: Tested value for ``"cls"``.
-        level: One minus the confidence level of ``"limit"``.
+        eps: Added inside the root of ``"z0"`` and ``"zmu"``, so that the gradient at 0 is finite.
+        mu: Tested value for ``"cls"``, ``"zmu"`` and ``"qmu"``.
+        level: Confidence level of ``"limit"``.
 
     Raises:
         ModelError: For a sample that does not exist, an unknown objective, or numbers out of range.
@@ -234,35 +290,29 @@ class SignificanceLoss(eqx.Module):
     """
 
     session: Session
-    negate: bool = eqx.field(static=True)
-    eps: float = eqx.field(static=True)
-    objective: str = eqx.field(static=True)
-    mu: float = eqx.field(static=True)
+    eps: float
+    mu: float
     level: float = eqx.field(static=True)
+    objective: str = eqx.field(static=True)
+    negate: bool = eqx.field(static=True)
 
     def __init__(
         self,
         model: HistFactoryModel,
         sample: str = "signal",
-        data: Any = None,
         *,
+        data: ArrayLike | Sequence[float] | str | None = None,
         objective: str = "z0",
         negate: bool = True,
-        eps: float = _EPS,
+        eps: float = EPS,
         mu: float = 1.0,
-        level: float = 0.05,
+        level: float = 0.95,
     ) -> None:
-        if objective not in OBJECTIVES:
-            raise ModelError(f"objective={objective!r}: expected one of {', '.join(OBJECTIVES)}")
-        for name, value, low, high in (("eps", eps, 0.0, np.inf), ("mu", mu, 0.0, np.inf), ("level", level, 1e-9, 0.5)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
-                raise ModelError(f"{name}={value!r}: expected a number from {low:g} to below {high:g}")
-        self.session = create_profiled_session(model, sample, data)
-        self.negate = negate
-        self.eps = float(eps)
-        self.objective = objective
-        self.mu = float(mu)
-        self.level = float(level)
+        self.objective = objective_of(objective).name
+        self.eps, self.mu = (_not_negative(value, name) for name, value in (("eps", eps), ("mu", mu)))
+        self.level = number(level, "level", 0.5, 1.0, ModelError, ": a confidence level, such as 0.95")
+        self.session = create_profiled_session(model, sample, data=data)
+        self.negate = bool(negate)
 
     @property
     def n_bins(self) -> int:
@@ -277,21 +327,15 @@ class SignificanceLoss(eqx.Module):
     def __call__(self, signal_histogram: Histogram) -> Float[Array, ""]:
         """The loss, a scalar."""
         value = self.metric(signal_histogram)
-        return -value if self.negate == (self.objective in ("z0", "q0")) else value
+        return -value if self.negate == OBJECTIVES[self.objective].larger else value
 
     def metric(self, signal_histogram: Histogram) -> Float[Array, ""]:
-        """The objective itself: Z0, q0, limit, CLs or uncertainty."""
-        if self.objective == "z0":
-            return self.z0(signal_histogram)
-        if self.objective == "q0":
-            return self.q0(signal_histogram)
-        model = self.session.model_with(signal_histogram)
-        if self.objective == "uncertainty":
-            return fit(model, data=self.session.data_of(model), init=self.session.start).mu_uncertainty
-        data = self.session.data_of(model, mu=0.0)
-        if self.objective == "limit":
-            return upper_limit(model, data, level=self.level).expected[2]
-        return asymptotic_test(model, self.mu, data).cls_expected[2]
+        """The objective itself: Z0, q0, limit, CLs, ..."""
+        objective, session = OBJECTIVES[self.objective], self.session
+        options = Options(self.mu, self.level, self.eps)
+        model = session.model_with(signal_histogram)
+        result = objective.ask(model, session.data_of(model, objective.expects), session.start, options)
+        return objective.value(result, options)
 
     def warm_started(self, signal_histogram: Histogram) -> SignificanceLoss:
         """The same loss, whose inner fits start where that of this histogram ends; see ``warm_start``."""
@@ -310,3 +354,9 @@ class SignificanceLoss(eqx.Module):
     def z0(self, signal_histogram: Histogram) -> Float[Array, ""]:
         """The discovery significance of the histogram."""
         return profiled_z0_loss(signal_histogram, self.session, self.eps)
+
+
+def _not_negative(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0.0 <= value < np.inf:
+        raise ModelError(f"{name}={value!r:.60}: expected a number that is finite and not negative")
+    return float(value)

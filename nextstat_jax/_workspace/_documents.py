@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ._explain import explain, locate
 # What reading JSON may raise: for bad syntax, a bad encoding, deep nesting.
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
+_GZIP = b"\x1f\x8b"
 _SCALARS = frozenset((float, int, str, bool, type(None)))
 
 
@@ -27,8 +30,9 @@ def read_document(source: object, record: Any) -> Any:
 
     Args:
         source: Bytes, and a string that starts with ``{`` or ``[`` after white space, are JSON text. Another string or
-            an `os.PathLike` is the path of a file. A mapping is the document itself; its tuples, NumPy scalars and
-            arrays count as lists and numbers. (A file whose name starts with a bracket needs a `pathlib.Path`.)
+            an `os.PathLike` is the path of a file, compressed by gzip or not. A mapping is the document itself; its
+            tuples, NumPy scalars and arrays count as lists and numbers. (A file whose name starts with a bracket needs
+            a `pathlib.Path`.)
         record: The type to read: a msgspec Struct.
 
     Returns:
@@ -79,7 +83,7 @@ def _integer_overflow(value: Any, path: str = "$") -> WorkspaceError:
 def _text(source: object) -> str | bytes:
     """Return the JSON text of a source: itself, or the content of the file that it names."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source).removeprefix(codecs.BOM_UTF8)
+        return _unpacked(bytes(source), "the bytes")
     if isinstance(source, str):
         text = source.removeprefix("\ufeff")
         if text.lstrip()[:1] in ("{", "["):
@@ -87,11 +91,23 @@ def _text(source: object) -> str | bytes:
     elif not isinstance(source, os.PathLike):
         fail("$", describe(source), "JSON text, a path or a mapping")
     try:
-        return Path(os.fsdecode(source)).read_bytes().removeprefix(codecs.BOM_UTF8)
+        content = Path(os.fsdecode(source)).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or str(error)
         found = f"{quote(os.fsdecode(source))}, which is no file that can be read ({reason})"
         raise WorkspaceError("$", found, "the path of a file, or JSON text, which starts with { or [") from None
+    return _unpacked(content, quote(os.fsdecode(source)))
+
+
+def _unpacked(content: bytes, what: str) -> bytes:
+    """Content without its compression by gzip, if it has one, and without a byte-order mark."""
+    if content.startswith(_GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            found = f"{what}, compressed by gzip and damaged ({error})"
+            raise WorkspaceError("$", found, "a whole gzip file, or JSON text") from None
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _parse(text: str | bytes) -> Any:

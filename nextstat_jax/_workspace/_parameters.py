@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._base._rules import describe, fail
 from .._modifiers import REGISTRY, Declared, ParameterConfig, Use
 
 
@@ -56,14 +55,3 @@ def checked_configurations(
         if name not in named:
             REGISTRY[parameter.kind].require_configured(parameter)
     return tuple(completed)
-
-
-def require_poi(poi: str, declared: dict[str, Declared]) -> None:
-    """Refuse a POI that no modifier declares, or one of several components."""
-    if not poi:
-        return
-    if poi not in declared:
-        fail("$.config.poi", describe(poi), "the name of a parameter that a modifier declares, or '' for no POI")
-    if declared[poi].size > 1:
-        found = f"{poi!r}, a {declared[poi].kind} of {declared[poi].size} components"
-        fail("$.config.poi", found, "a parameter of one component")

@@ -18,8 +18,8 @@ in a parameter configuration.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -29,11 +29,27 @@ from .._modifiers import Declared, ParameterConfig, Use, record_types
 from .._modifiers._base import NonEmptyFloats
 from ._documents import convert_document, load_document, read_document
 from ._explain import locate
-from ._parameters import checked_configurations, declared_parameters, require_poi
+from ._parameters import checked_configurations, declared_parameters
 from ._patches import apply_patches
 
-# The union of the modifiers' records, which is known when something is read: the registry may grow.
-M = TypeVar("M")
+
+class AnyModifier(Protocol):
+    """What every record of a modifier has."""
+
+    name: str
+    type: str
+
+    def arrays(self) -> Iterable[tuple[str, Any]]:
+        """Its numbers by key, those that come one for each bin."""
+        ...
+
+
+# The union of the modifiers' records, which is known when something is read: the registry may grow. For msgspec it has
+# no bound.
+if TYPE_CHECKING:
+    M = TypeVar("M", bound=AnyModifier)
+else:
+    M = TypeVar("M")
 
 
 class Sample(msgspec.Struct, Generic[M], frozen=True):
@@ -172,14 +188,28 @@ class Workspace(msgspec.Struct, Generic[M], frozen=True):
             its ``auxdata``, missing ``bounds`` go from 0 to 10 times that.
 
         Raises:
-            WorkspaceError: There is no such measurement; no modifier declares its POI, or the POI has several
-                components; a parameter configuration does not fit its parameter; or lumi lacks its value or width.
+            WorkspaceError: There is no such measurement; a parameter configuration does not fit its parameter; or lumi
+                lacks its value or width.
         """
         index = self._index(which)
         try:
             return check_measurement(self, self.measurements[index])
         except WorkspaceError as error:
             raise locate(error, msgspec.to_builtins(self), f"$.measurements[{index}]") from None
+
+    def declared_poi(self, which: Any = None) -> str | None:
+        """The POI of a measurement, chosen as above; None where it names none, or one that no modifier declares.
+
+        Raises:
+            WorkspaceError: There is no such measurement, or its POI has several components.
+        """
+        index = self._index(which)
+        poi, declared = self.measurements[index].poi, self.declared()
+        if poi in declared and declared[poi].size > 1:
+            found = f"{poi!r}, a {declared[poi].kind} of {declared[poi].size} components"
+            error = WorkspaceError("$.config.poi", found, "a parameter of one component; name another with poi=")
+            raise locate(error, msgspec.to_builtins(self), f"$.measurements[{index}]")
+        return poi if poi in declared else None
 
     def _index(self, which: Any) -> int:
         """Find the index of a measurement."""
@@ -236,9 +266,7 @@ def check_measurement(workspace: Workspace, measurement: Measurement) -> Measure
     Raises:
         WorkspaceError: What `Workspace.measurement` says. The path starts at the measurement.
     """
-    declared = workspace.declared()
-    require_poi(measurement.poi, declared)
-    completed = checked_configurations(measurement.parameters, declared)
+    completed = checked_configurations(measurement.parameters, workspace.declared())
     return msgspec.structs.replace(measurement, config=MeasurementConfig(measurement.poi, completed))
 
 

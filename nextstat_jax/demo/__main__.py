@@ -11,12 +11,9 @@ from typing import Any
 
 import nextstat_jax as nextstat
 
-from .._base._errors import NextstatError
-from ..plot._style import require_matplotlib
 from ._inference import analyze
 from ._pictures import draw_templates, draw_training
 from ._training import Evaluation, Settings, evaluate, train
-from ._workspace import demo_workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        require_matplotlib()
+        nextstat.plot.style.require_matplotlib()
         options.out.mkdir(parents=True, exist_ok=True)
         _analyze_workspace(options.workspace or options.path, options.out)
         _train_networks(options)
-    except (NextstatError, OSError) as error:
+    except (nextstat.NextstatError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -66,11 +63,11 @@ def _analyze_workspace(path: Path | None, out: Path) -> None:
 
 def _read(path: Path | None) -> Any:
     if path is None:
-        return nextstat.from_pyhf(demo_workspace())
+        return nextstat.from_pyhf(nextstat.example_workspace())
     try:
         return nextstat.from_pyhf(path)
-    except NextstatError as error:
-        raise NextstatError(f"{path}: {error}") from error
+    except nextstat.NextstatError as error:
+        raise nextstat.NextstatError(f"{path}: {error}") from error
 
 
 def _train_networks(options: argparse.Namespace) -> None:

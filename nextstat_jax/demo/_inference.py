@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 import nextstat_jax as nextstat
 
-from .._base._errors import FitError
 from ._blobs import without_systematics
 from ._pictures import save
 
@@ -50,14 +48,15 @@ def analyze(model: Any, out: Path) -> None:
     for what, step in {**steps, "pulls": _pulls, "correlations": _correlations, "distributions": _yields}.items():
         try:
             step(model, fit, out)
-        except FitError as error:
+        except nextstat.FitError as error:
             print(f"{what}: skipped, {error}")
     print(f"({time.perf_counter() - start:.0f} s, most of it to compile)")
 
 
 def _discover(model: Any, fit: Any, out: Path) -> None:
     del fit, out
-    print(nextstat.discovery(model), end="\n\n", flush=True)
+    expected = np.clip(1.0, *np.asarray(model.parameter_bounds())[model.poi_index])
+    print(nextstat.discovery(model, mu=expected), end="\n\n", flush=True)
 
 
 def _profile(model: Any, fit: Any, out: Path) -> None:
@@ -66,11 +65,11 @@ def _profile(model: Any, fit: Any, out: Path) -> None:
     points = _points(interval, np.asarray(model.parameter_bounds())[model.poi_index])
     # What to expect for a signal as predicted or for none, whichever the picture shows.
     mu = next((x for x in (1.0, 0.0) if points[0] <= x <= points[-1]), float(fit.mu))
-    asimov = nextstat.asimov_data(model, fit.params, mu=mu)
+    asimov = nextstat.asimov_data(model, params=fit.params, mu=mu)
     scans = {
         "Observed": nextstat.profile_scan(model, model.poi, points),
         "Systematics fixed": nextstat.profile_scan(without_systematics(model, fit.params), model.poi, points),
-        f"Expected at {model.poi} = {mu:.3g}": nextstat.profile_scan(model, model.poi, points, asimov),
+        f"Expected at {model.poi} = {mu:.3g}": nextstat.profile_scan(model, model.poi, points, data=asimov),
     }
     for label, scan in scans.items():
         if not scan.converged.all():
@@ -91,11 +90,10 @@ def _exclude(model: Any, fit: Any, out: Path) -> None:
     limit = nextstat.upper_limit(model)
     lower, upper = np.asarray(model.parameter_bounds())[model.poi_index]
     far = 1.1 * np.nanmax([*limit.expected.tolist(), float(limit.observed), abs(float(fit.mu)) + 1e-3])
-    # Limits may lie beyond the bound. All values in one call, so that it is compiled once.
+    # Limits may lie beyond the bound.
     wide = model.replace_bounds(model.poi, upper=max(upper, far, 1.0))
-    tests = nextstat.hypotest(wide, np.append(np.linspace(max(0.0, lower), far, 25), 1.0))
-    scan, one = (jax.tree.map(lambda x, part=part: x[part], tests) for part in (slice(-1), -1))
-    print(f"{one}\n\n{limit}\n", flush=True)
+    print(f"{nextstat.hypotest(wide, 1.0)}\n\n{limit}\n", flush=True)
+    scan = nextstat.hypotest(wide, np.linspace(max(0.0, lower), far, 25))
     save(nextstat.plot.brazil(scan, limit=limit), out / "cls.png")
 
 
@@ -108,7 +106,7 @@ def _rank(model: Any, fit: Any, out: Path) -> None:
     impacts = nextstat.interpret.impacts(model, method="linear" if why else "refit")
     print("\n".join(filter(None, [_first(repr(impacts), 12), why])))
     save(nextstat.plot.ranking(impacts), out / "ranking.png")
-    first = nextstat.interpret.ranking_of(impacts, top_n=1)[0]["name"]
+    first = nextstat.interpret.rank_impact(impacts, top_n=1)[0]["name"]
     save(nextstat.plot.contour(nextstat.contour(model, (model.poi, first))), out / "contour.png")
 
 
@@ -131,7 +129,7 @@ def _yields(model: Any, fit: Any, out: Path) -> None:
     columns = 2 if len(channels) in (2, 4) else 3
     bins = [np.asarray(after.total)[after.channel_slices[name]] for name in channels]
     log = any(x.max() > _LINEAR * x.min() > 0 for x in bins)
-    axes = nextstat.plot.distributions(after, channels, prefit=before, columns=columns, log=log)
+    axes = nextstat.plot.distributions(after, channels=channels, prefit=before, columns=columns, log=log)
     save(axes, out / "distributions.png")
 
 
@@ -144,11 +142,11 @@ def _channels(yields: Any) -> list[str]:
 
 def _free_ones(model: Any, fit: Any) -> str:
     """The lines of a fit on parameters without a constraint; there are pictures of the others."""
-    head, *lines = repr(fit).splitlines()
+    title, header, *lines = repr(fit).splitlines()
     free = [line for line, p in zip(lines, model.parameters(), strict=True) if p.constraint == "none" and not p.fixed]
     others = len(lines) - len(free)
     rest = [f"  and {others} with a constraint or fixed: see pulls.png"] if others else []
-    return "\n".join([_first("\n".join([head, *free])), *rest])
+    return "\n".join([_first("\n".join([title, header, *free])), *rest])
 
 
 def _first(text: str, most: int = _MOST_ROWS) -> str:

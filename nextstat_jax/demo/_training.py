@@ -145,7 +145,7 @@ def evaluate(params: Any, settings: Settings, seed: int, edges: Float[np.ndarray
     for model in _models(settings.bins):
         filled = model.with_templates(as_templates(jnp.asarray(histograms)))
         data = nextstat.asimov_data(filled, mu=1.0)
-        results.append((float(nextstat.z0(filled, data)), nextstat.fit(filled, data)))
+        results.append((float(nextstat.z0(filled, data=data)), nextstat.fit(filled, data=data)))
     (z0, fit), (z0_fixed, fit_fixed) = results
     return Evaluation(histograms, z0, z0_fixed, fit, fit_fixed)
 
@@ -219,7 +219,7 @@ def _significances(model: Any, histograms: Float[Array, "record blob bin"]) -> F
 
     def one(rows: Float[Array, "blob bin"]) -> Float[Array, ""]:
         filled = model.with_templates(as_templates(rows))
-        return nextstat.z0(filled, filled.asimov_data(mu=1.0))
+        return nextstat.z0(filled, data=filled.asimov_data(mu=1.0))
 
     return jax.lax.map(one, histograms)
 

@@ -1,9 +1,14 @@
 """From a likelihood to a data set, and from there to a fast surrogate whose error is known.
 
 ``generate_dataset`` samples a model's likelihood, ``train_mlp_surrogate`` learns it, ``validate`` says how well,
-``predict_nll`` serves it. The surrogate is for exploring: confirm what you find with the model itself.
+``predict_nll`` serves it. A surrogate is a model: ``fit``, ``profile_scan`` and all other questions take it. It is for
+exploring: confirm what you find with the model that it was made from.
 """
 
+from .._inference._fit import fit as fit
+from .._inference._scan import profile_scan as profile_scan
+from .._model._reparametrized import Reparametrized as Reparametrized
+from .._model._reparametrized import reparametrize as reparametrize
 from ._dataset import SurrogateDataset as SurrogateDataset
 from ._dataset import generate_dataset as generate_dataset
 from ._dataset import to_numpy as to_numpy
@@ -12,15 +17,11 @@ from ._files import from_npz as from_npz
 from ._files import from_parquet as from_parquet
 from ._files import to_npz as to_npz
 from ._files import to_parquet as to_parquet
-from ._minima import fit as fit
-from ._minima import profile_scan as profile_scan
 from ._posterior import Chains as Chains
 from ._posterior import LogDensity as LogDensity
 from ._posterior import log_density as log_density
 from ._posterior import sample as sample
 from ._predict import predict_nll as predict_nll
-from ._reparametrize import Reparametrized as Reparametrized
-from ._reparametrize import reparametrize as reparametrize
 from ._serve import export as export
 from ._serve import load as load
 from ._serve import save as save

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ RECIPES = ("rates", "residual", "plain")
 _LEAST = 1e-6
 # Logarithms of rates are no larger.
 MOST = 60.0
+# How far beyond the trained region, in units of its size, counts as next to it.
+_NEXT_TO = 0.1
 
 
 @jax.tree_util.register_dataclass
@@ -99,17 +101,40 @@ def outputs(core: Core, params: Any) -> Array:
 
 def nll(core: Core, params: Any) -> Array:
     """NLL of one point of shape (n_params,), scalar."""
+    value = deviance(core, params)
+    return value if core.reference is None else core.reference.constant + value
+
+
+def deviance(core: Core, params: Any, data: Data | None = None) -> Array:
+    """NLL less the constant of the reference, where there is one; other data are for ``"rates"``."""
     y = outputs(core, params).astype(params.dtype)
-    if core.recipe == "plain":
-        return y[0]
     r = core.reference
-    assert r is not None
+    if core.recipe == "plain" or r is None:
+        return y[0] if r is None else y[0] - r.constant
+    data = data_of(r) if data is None else data
     if core.recipe == "rates":
-        # Far outside of the trained region single precision would overflow in the derivative.
-        main = poisson_deviance(jnp.asarray(r.observed, params.dtype), jnp.exp(jnp.minimum(y, MOST))).sum()
+        main = poisson_deviance(jnp.asarray(data.main, params.dtype), capped_exp(y)).sum()
     else:
         main = main_term(y[0], log_baseline(core, params))
-    return r.constant + main + constraints(r, params)
+    return main + constraints(r, params, data)
+
+
+def capped_exp(y: Array) -> Array:
+    """Rates from their logarithms: far outside the derivative would overflow in single precision."""
+    return jnp.exp(jnp.minimum(y, MOST))
+
+
+class Data(NamedTuple):
+    """A data set: counts of the bins, and auxiliary data of normal and of Poisson constraints."""
+
+    main: Any
+    normal: Any
+    poisson: Any
+
+
+def data_of(r: Reference) -> Data:
+    """The data that the reference holds."""
+    return Data(r.observed, r.normal_aux, r.poisson_aux)
 
 
 def main_term(output: Array, baseline: Array) -> Array:
@@ -132,13 +157,20 @@ def main_expansion(r: Reference) -> tuple[Array, Array, Array]:
     return hessian, -jax.grad(constraints, argnums=1)(r, at), jnp.asarray(value)
 
 
-def constraints(r: Reference, params: Any) -> Array:
+def constraints(r: Reference, params: Any, data: Data | None = None) -> Array:
     """Constraint terms, 0 where the parameters predict the auxiliary data exactly."""
-    pull = (params[r.normal_params] - r.normal_aux) / r.normal_widths
+    data = data_of(r) if data is None else data
+    pull = (params[places(r.normal_params)] - data.normal) / r.normal_widths
     counts = poisson_deviance(
-        jnp.asarray(r.poisson_aux, params.dtype), jnp.asarray(r.poisson_tau, params.dtype) * params[r.poisson_params]
+        jnp.asarray(data.poisson, params.dtype),
+        jnp.asarray(r.poisson_tau, params.dtype) * params[places(r.poisson_params)],
     )
     return 0.5 * (pull * pull).sum() + counts.sum()
+
+
+def places(indices: Any) -> Array:
+    """Indices of a reference, which are floating-point numbers where a likelihood holds them."""
+    return jnp.asarray(indices, int)
 
 
 def covariance_root(core: Core) -> np.ndarray:
@@ -161,6 +193,16 @@ def inside(core: Core, params: Any) -> Array:
     slack = 1e-9 * (core.upper - core.lower)
     box = ((params >= core.lower - slack) & (params <= core.upper + slack)).all()
     return box & (distance(core, params) <= 1.05 * core.radius)
+
+
+def trust(core: Core, params: Any) -> Array:
+    """0 in the trained region, 1 next to it, 2 beyond, where a network may fall without bound."""
+    width = core.upper - core.lower
+    beyond = jnp.maximum(core.lower - params, params - core.upper)
+    excess = (beyond / jnp.where(width > 0, width, jnp.inf)).max()
+    away = distance(core, params) / core.radius - 1.0
+    near = jnp.maximum(excess, away) <= _NEXT_TO
+    return jnp.where(inside(core, params), 0.0, jnp.where(near, 1.0, 2.0))
 
 
 def cast(core: Core, dtype: Any) -> Core:

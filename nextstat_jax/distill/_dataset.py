@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from .._base._doors import concrete
+from .._base._doors import concrete, integer, no_type_check, one_of
 from .._base._errors import DatasetError, MissingExtraError, ModelError
-from .._batches._schedule import map_rows
-from .._inference._fit import solve_fit, unconditional
-from .._likelihood._histfactory import Likelihood
-from .._model._model import HistFactoryModel, require_model
-from ._evaluate import NONFINITE, Engine, Rows, Setup, Span, Wanted, check_engine, chunk_sizes, rows_of
+from .._batches._run import Run, check_run
+from .._inference._scan import profile_scan
+from .._model._base import require_model
+from .._model._model import HistFactoryModel
+from ._evaluate import NONFINITE, Rows, Setup, Span, Wanted, chunk_sizes, placed, rows_of
 from ._reference import Reference, default_bounds, digest_of, free_of, reference_of
 from ._sampling import AROUND, METHODS, Plan, fills_box, most_points
 
@@ -97,27 +98,24 @@ class Request(NamedTuple):
     """A checked request for points."""
 
     setup: Setup
-    engine: Engine
     reference: Reference
     bounds: np.ndarray
     metadata: dict[str, Any]
 
 
+@no_type_check
 def generate_dataset(
-    model: Any,
-    n_samples: Any = 100_000,
-    method: Any = "sobol",
-    bounds: Any = None,
-    seed: Any = 0,
-    include_gradient: bool = True,
-    batch_size: Any = None,
-    device: Any = None,
-    mesh: Any = None,
-    executor: Any = None,
-    progress: bool = True,
+    model: HistFactoryModel,
+    n_samples: int = 100_000,
+    method: str = "sobol",
     *,
+    bounds: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    seed: int = 0,
+    include_gradient: bool = True,
     include_rates: bool | None = None,
-    nonfinite: Any = "resample",
+    nonfinite: str = "resample",
+    device: Any = None,
+    run: Run = Run(),  # noqa: B008
 ) -> SurrogateDataset:
     """Samples parameter space and evaluates the likelihood at each point.
 
@@ -139,30 +137,27 @@ def generate_dataset(
             20 free parameters), it is the best fit +- 5 standard deviations, clipped likewise.
         seed: Seed, an integer from 0 on.
         include_gradient: Whether to compute gradients.
-        batch_size: Points of a compiled call on one device.
-        device: Name of a JAX device, or the device; by default that of the model.
-        mesh: Devices to spread the points over.
-        executor: Any executor of ``concurrent.futures`` whose workers compute chunks, as in ``fit_toys``.
-        progress: Whether to show a progress bar.
         include_rates: Whether to keep the expected counts of the bins, which the best surrogates learn; by default for
             models of up to 512 bins.
         nonfinite: What to do with points whose NLL is infinite (a negative rate): ``"resample"`` takes others of the
             same distribution, ``"keep"`` keeps them, ``"drop"`` leaves them out. Counted in the metadata.
+        device: Name of a JAX device, or the device; by default that of the model.
+        run: How to run: threads, devices, executors, size of chunks, and whether to show a progress bar, which there is
+            by default.
 
     Returns:
         ``SurrogateDataset``. Fixed parameters are constant columns; ``metadata["fixed"]`` names them.
 
     Raises:
         DatasetError: For arguments that cannot be used, or points around a fit that did not converge.
+        ModelError: For what is no model that was read from a workspace.
 
     References:
         Why to sample through quantiles and along profiles: arXiv:1911.03305, section 3.
     """
-    request = make_request(
-        model, n_samples, method, bounds, seed, batch_size, (device, mesh, executor),
-        (include_gradient, include_rates, nonfinite),
-    )  # fmt: skip
-    columns = _collected(request, progress)
+    asked = Asked(n_samples, method, bounds, seed, include_gradient, include_rates, nonfinite, device)
+    request = make_request(model, asked, run)
+    columns = _collected(request)
     metadata = {**request.metadata, "n_samples": len(columns.nll), "n_nonfinite": columns.n_nonfinite}
     return SurrogateDataset(
         columns.parameters, columns.nll, columns.gradient, model.parameter_names(), request.bounds, metadata,
@@ -170,7 +165,7 @@ def generate_dataset(
     )  # fmt: skip
 
 
-def _collected(request: Request, progress: bool) -> Rows:
+def _collected(request: Request) -> Rows:
     """All chunks of a request, each copied to its place as it comes: nothing is held twice."""
     plan, wanted = request.setup.plan, request.setup.wanted
     n, n_params = plan.n_points, len(plan.base)
@@ -178,7 +173,7 @@ def _collected(request: Request, progress: bool) -> Rows:
     rates = np.empty((n, request.reference.observed.size)) if wanted.rates else None
     columns = [np.empty((n, n_params)), np.empty(n), gradient, rates]
     place, nonfinite = 0, 0
-    for rows in watched(request, spans_of(0, n, wanted.chunk), n if progress else None):
+    for rows in _watched(request, spans_of(0, n, wanted.chunk), n):
         count = len(rows.nll)
         for whole, part in zip(columns, rows[:4], strict=True):
             if whole is not None:
@@ -193,70 +188,58 @@ def spans_of(first: int, count: int, size: int) -> Iterator[Span]:
     return (Span(start, min(size, first + count - start)) for start in range(first, first + count, size))
 
 
-def watched(request: Request, spans: Iterator[Span], total: int | None) -> Iterator[Rows]:
-    """The chunks of a request, in order, with a progress bar if there is a total."""
-    with tqdm(total=total, unit="point", disable=total is None) as bar:
-        for rows in rows_of(request.setup, spans, request.engine):
+def _watched(request: Request, spans: Iterator[Span], total: int) -> Iterator[Rows]:
+    """The chunks of a request, in order, with a progress bar."""
+    with tqdm(total=total, unit="point", disable=not request.setup.run.shows(by_default=True)) as bar:
+        for rows in rows_of(request.setup, spans):
             yield rows
             bar.update(len(rows.nll))
 
 
-def make_request(
-    model: Any,
-    n_samples: Any,
-    method: Any,
-    bounds: Any,
-    seed: Any,
-    batch_size: Any,
-    where: tuple[Any, Any, Any],
-    wanted: tuple[Any, Any, Any],
-) -> Request:
+class Asked(NamedTuple):
+    """What a user asks of a data set, unchecked, by the names of ``generate_dataset``."""
+
+    n_samples: Any
+    method: Any
+    bounds: Any
+    seed: Any
+    include_gradient: Any
+    include_rates: Any
+    nonfinite: Any
+    device: Any
+
+
+def make_request(model: Any, asked: Asked, run: Any) -> Request:
     """Checks all arguments at the door, fits, and plans the points."""
     check_model(model)
-    n = integer(n_samples, "n_samples", 1)
-    seed = integer(seed, "seed", 0)
-    if method not in METHODS:
-        raise DatasetError(f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}")
-    gradient, with_rates, nonfinite = wanted
-    if nonfinite not in NONFINITE:
-        raise DatasetError(f"nonfinite={nonfinite!r}: expected one of {', '.join(map(repr, NONFINITE))}")
+    n = integer(asked.n_samples, "n_samples", error=DatasetError)
+    seed = integer(asked.seed, "seed", 0, DatasetError)
+    method = one_of(asked.method, METHODS, "method", DatasetError)
+    nonfinite = one_of(asked.nonfinite, NONFINITE, "nonfinite", DatasetError)
     if n > most_points():
         raise DatasetError(f"n_samples={n}: at most {most_points()} points")
-    size = None if batch_size is None else integer(batch_size, "batch_size", 1)
-    engine = check_engine(model.likelihood, *where)
-    checked = None if bounds is None else _check_bounds(model, bounds)
+    run = check_run(run, DatasetError)
+    likelihood = placed(model.likelihood, asked.device, run)
+    checked = None if asked.bounds is None else _check_bounds(model, asked.bounds)
     reference = reference_of(model, need_minimum=method in AROUND)
     box = default_bounds(model, None if fills_box(method, int(reference.free.sum())) else reference)
     if checked is not None:
         box = np.where(np.isnan(checked), box, checked)
     _require_box(model, box)
     plan = _plan(model, reference, method, seed, n, box)
-    chunk, together = chunk_sizes(engine, size)
-    keep_rates = model.n_bins <= _RATES_UP_TO if with_rates is None else bool(with_rates)
-    setup = Setup(
-        tuple(jax.tree.leaves(model.likelihood)),
-        model.likelihood.structure,
-        plan,
-        Wanted(bool(gradient), keep_rates, nonfinite, chunk, together),
-    )
-    return Request(setup, engine, reference, box, _metadata(model, plan, nonfinite))
+    chunk, together = chunk_sizes(likelihood, run)
+    with_rates = model.n_bins <= _RATES_UP_TO if asked.include_rates is None else bool(asked.include_rates)
+    wanted = Wanted(bool(asked.include_gradient), with_rates, nonfinite, chunk, together)
+    return Request(Setup(likelihood, plan, wanted, run), reference, box, _metadata(model, plan, nonfinite))
 
 
 def check_model(model: Any) -> None:
-    """Refuses what is no model, and a model inside ``jit`` or ``vmap``."""
-    try:
-        require_model(model)
-    except ModelError as error:
-        raise DatasetError(str(error)) from None
+    """``ModelError`` for what is not from a workspace, ``DatasetError`` for what is inside ``jit`` or ``vmap``."""
+    require_model(model)
+    if not isinstance(model, HistFactoryModel):
+        raise ModelError(f"expected a model as from_pyhf returns it, found a {type(model).__name__}")
     if not all(map(concrete, jax.tree.leaves(model))):
         raise DatasetError("data sets are made on the host, not inside jit, grad or vmap: give a concrete model")
-
-
-def integer(value: Any, name: str, least: int) -> int:
-    """An integer that is large enough; ``DatasetError`` for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
-        raise DatasetError(f"{name}={value!r}: expected an integer from {least} on")
-    return int(value)
 
 
 def _check_bounds(model: HistFactoryModel, bounds: Any) -> np.ndarray:
@@ -317,28 +300,13 @@ def _plan(model: HistFactoryModel, ref: Reference, method: str, seed: int, n: in
         width = float(np.sqrt(ref.covariance[where, where]))
         reach = _PATH_REACH * width * np.linspace(-1, 1, _PATH_POINTS)
         values = np.unique(np.clip(center[poi] + reach, *box[where]))
-        fits = _conditional(model.likelihood, where, values)
-        path = fits[:, free]
+        path = np.asarray(profile_scan(model, model.names.parameters[where], values).params, np.float64)[:, free]
         ok = np.isfinite(path).all(axis=1)
         values, path = values[ok], path[ok]
         if not len(values):
             poi = -1
     base = np.asarray(model.likelihood.init, np.float64)
     return Plan(method, seed, n, box[free, 0], box[free, 1], free, base, center, root, poi, values, path)
-
-
-def _conditional(likelihood: Likelihood, index: int, values: np.ndarray) -> np.ndarray:
-    """Conditional best fits along one parameter, shape (len(values), n_params)."""
-    conditions = unconditional(likelihood)
-    starts = np.repeat(np.asarray(conditions.start)[None], len(values), axis=0)
-    starts[:, index] = values
-    held = conditions.held.at[index].set(True)
-    return np.asarray(map_rows(_fit_at, (likelihood, starts, held), (None, 0, None)), np.float64)
-
-
-def _fit_at(likelihood: Likelihood, start: Any, held: Any) -> Any:
-    conditions = unconditional(likelihood)._replace(start=start, held=held)
-    return solve_fit(likelihood, likelihood.observed, conditions).y
 
 
 def _metadata(model: HistFactoryModel, plan: Plan, nonfinite: str) -> dict[str, Any]:
@@ -361,7 +329,8 @@ def _metadata(model: HistFactoryModel, plan: Plan, nonfinite: str) -> dict[str, 
     }
 
 
-def to_numpy(ds: Any) -> dict[str, np.ndarray]:
+@no_type_check
+def to_numpy(ds: SurrogateDataset) -> dict[str, np.ndarray]:
     """The columns as a dictionary of arrays: ``parameters``, ``nll``, ``gradient`` and ``rates`` where there are some,
     ``parameter_bounds`` and ``parameter_names``.
     """  # noqa: D205
@@ -370,7 +339,8 @@ def to_numpy(ds: Any) -> dict[str, np.ndarray]:
     return {**columns, "parameter_bounds": ds.parameter_bounds, "parameter_names": np.array(ds.parameter_names)}
 
 
-def to_torch_dataset(ds: Any) -> Any:
+@no_type_check
+def to_torch_dataset(ds: SurrogateDataset) -> Any:
     """A ``torch.utils.data.TensorDataset`` of float32 tensors (parameters, NLL, gradient).
 
     Without gradients it has the first two.

@@ -1,23 +1,23 @@
-"""NLL, gradient and expected rates of many points: one compiled chunk, on threads, devices or executors."""
+"""NLL, gradient and expected rates of many points, in chunks that the engine of long jobs computes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .._base._errors import DatasetError
-from .._batches._chunks import cpu_count, shipped, threaded
+from .._batches._engine import platform_of, results
+from .._batches._run import Run
 from .._likelihood import _derivatives
-from .._likelihood._histfactory import Likelihood, add_saturated
+from .._likelihood._binned import HistFactory
+from .._likelihood._histfactory import add_saturated
 from .._likelihood._structure import Structure
 from ._sampling import Plan, Points
 
@@ -70,43 +70,40 @@ class Wanted(NamedTuple):
     together: int
 
 
-class Engine(NamedTuple):
-    """What computes: threads of this process, one device, the devices of a mesh, or an executor's workers."""
+class Task(NamedTuple):
+    """A chunk to compute: its points, or None where whoever computes it makes them."""
 
-    device: Any
-    mesh: Mesh | None
-    executor: Executor | None
+    span: Span
+    points: np.ndarray | None
 
-    @property
-    def platform(self) -> str:
-        """Kind of the devices."""
-        if self.mesh is not None:
-            return next(iter(self.mesh.devices.flat)).platform
-        return "cpu" if self.executor is not None else self.device.platform
+    def __str__(self) -> str:
+        return str(self.span)
 
 
 class Setup(NamedTuple):
-    """What all chunks share: arrays of the likelihood, their structure, the points, what is computed."""
+    """What all chunks share.
 
-    arrays: tuple[Any, ...]
-    structure: Structure
+    Attributes:
+        likelihood: Its arrays lie where chunks are computed.
+        plan: The points.
+        wanted: What is computed.
+        run: How.
+    """
+
+    likelihood: HistFactory
     plan: Plan
     wanted: Wanted
+    run: Run
 
 
-def check_engine(likelihood: Likelihood, device: Any, mesh: Any, executor: Any) -> Engine:
-    """Refuses what cannot compute; the message says what can."""
-    given = [name for name, value in (("device", device), ("mesh", mesh), ("executor", executor)) if value is not None]
-    if len(given) > 1:
-        raise DatasetError(f"{' and '.join(given)} are different places to compute: give one of them")
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise DatasetError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise DatasetError(f"executor is a {type(executor).__name__}: give an executor of concurrent.futures")
-    if mesh is not None:
-        mesh = Mesh(mesh.devices.reshape(-1), ("point",), axis_types=(AxisType.Auto,))
-    here = next(iter(likelihood.nominal.devices()))
-    return Engine(here if device is None else device_of(device), mesh, executor)
+def placed(likelihood: HistFactory, device: Any, run: Run) -> HistFactory:
+    """The likelihood on the device that is asked for; ``DatasetError`` for none, or two places at once."""
+    if device is None:
+        return likelihood
+    given = [name for name in ("mesh", "executor") if getattr(run, name) is not None]
+    if given:
+        raise DatasetError(f"device and {given[0]} are different places to compute: give one of them")
+    return jax.device_put(likelihood, device_of(device))
 
 
 def device_of(device: Any) -> Any:
@@ -126,57 +123,43 @@ def device_of(device: Any) -> Any:
     raise DatasetError(f"device={device!r}: JAX has no such device here; it has {there}")
 
 
-def chunk_sizes(engine: Engine, batch_size: int | None) -> tuple[int, int]:
+def chunk_sizes(likelihood: HistFactory, run: Run) -> tuple[int, int]:
     """Points of a compiled call (of all devices), and points that are vectorized at once."""
-    platform = engine.platform
-    chunk = _CHUNK.get(platform, _CHUNK_ELSEWHERE) if batch_size is None else batch_size
+    mesh = run.row
+    platform = "cpu" if run.executor is not None else platform_of(likelihood)
+    platform = platform if mesh is None else next(iter(mesh.devices.flat)).platform
+    chunk = run.batch_size or _CHUNK.get(platform, _CHUNK_ELSEWHERE)
     together = min(_TOGETHER.get(platform, _TOGETHER_ELSEWHERE), chunk)
-    return chunk * (1 if engine.mesh is None else engine.mesh.size), together
+    return chunk * (1 if mesh is None else mesh.size), together
 
 
-def rows_of(setup: Setup, spans: Iterable[Span], engine: Engine) -> Iterator[Rows]:
+def rows_of(setup: Setup, spans: Iterable[Span]) -> Iterator[Rows]:
     """The chunks in order. Each depends on the setup and its span alone."""
-    if engine.executor is not None:
-        plain = setup._replace(arrays=tuple(map(np.asarray, setup.arrays)))
-        return shipped(engine.executor, run_elsewhere, plain, spans, None, error=DatasetError)
-    sharding: Any = engine.device
-    if engine.mesh is not None:
-        sharding = NamedSharding(engine.mesh, P())
-    arrays = tuple(jax.device_put(np.asarray(x), sharding) for x in setup.arrays)
-    run = _runner(setup._replace(arrays=arrays), engine.mesh)
-    points = Points(setup.plan)
-    # Quasi-random points are made in order, here; threads evaluate them.
-    tasks = ((span, points.chunk(*span)) for span in spans)
-    workers = cpu_count() if engine.platform == "cpu" and engine.mesh is None else 1
-    return threaded(lambda task: run(*task), tasks, workers)
+    # Quasi-random points are made in order, here, and evaluated by threads; other machines make their own.
+    points = None if setup.run.executor is not None else Points(setup.plan)
+    tasks = (Task(span, None if points is None else points.chunk(*span)) for span in spans)
+    make = partial(_runner, setup.plan, setup.wanted)
+    return results(setup.run, make, setup.likelihood, tasks, error=DatasetError)
 
 
-def run_elsewhere(setup: Setup, span: Span) -> Rows:
-    """One chunk on a worker of an executor."""
-    if setup.arrays[0].dtype == np.float64:
-        jax.config.update("jax_enable_x64", True)
-    with jax.enable_x64(setup.arrays[0].dtype == np.float64):
-        arrays = tuple(map(jnp.asarray, setup.arrays))
-        return _runner(setup._replace(arrays=arrays), None)(span, Points(setup.plan).chunk(*span))
-
-
-def _runner(setup: Setup, mesh: Mesh | None) -> Callable[[Span, np.ndarray], Rows]:
-    """The function from points to rows, with its programs compiled."""
-    kinds = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in setup.arrays)
-    compiled = partial(_compiled, setup.structure, kinds, setup.wanted, mesh)
-    dtype = setup.arrays[0].dtype
-    compiled(setup.wanted.chunk)  # before threads ask for it
+def _runner(plan: Plan, wanted: Wanted, likelihood: HistFactory, mesh: Mesh | None) -> Callable[[Task], Rows]:
+    """The function from tasks to rows, with its programs compiled."""
+    leaves = tuple(map(_on_device, jax.tree.leaves(likelihood)))
+    kinds = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+    compiled = partial(_compiled, likelihood.structure, kinds, wanted, mesh)
+    dtype = likelihood.dtype
+    compiled(wanted.chunk)  # before threads ask for it
 
     def evaluate(points: np.ndarray) -> list[np.ndarray | None]:
         """All columns of any number of points; the last call is filled up with copies of the last point."""
         n, parts = len(points), []
         few = _FEW * (1 if mesh is None else mesh.size)
-        size = few if n <= few < setup.wanted.chunk else setup.wanted.chunk
+        size = few if n <= few < wanted.chunk else wanted.chunk
         for start in range(0, n, size):
             part = points[start : start + size].astype(dtype)
             short = size - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], short, axis=0)]) if short else part
-            columns = compiled(size)(setup.arrays, padded)
+            columns = compiled(size)(leaves, padded)
             parts.append([None if c is None else np.asarray(c)[: len(part)] for c in columns])
         joined = []
         for columns in zip(*parts, strict=True):
@@ -184,23 +167,29 @@ def _runner(setup: Setup, mesh: Mesh | None) -> Callable[[Span, np.ndarray], Row
             joined.append(first if first is None or len(columns) == 1 else np.concatenate(columns))
         return [None if c is None else np.asarray(c, np.float64) for c in joined]
 
-    def run(span: Span, points: np.ndarray) -> Rows:
-        columns = evaluate(points)
-        return _finish(setup, span, points, columns, evaluate)
+    def run(task: Task) -> Rows:
+        points = Points(plan).chunk(*task.span) if task.points is None else task.points
+        return _finish(plan, wanted, task.span, points, evaluate)
 
     return run
 
 
-def _finish(setup: Setup, span: Span, points: np.ndarray, columns: list[Any], evaluate: Callable[..., Any]) -> Rows:
-    """Applies the policy for points without a finite NLL."""
+def _on_device(x: Any) -> Array:
+    """An array of JAX, wherever it is."""
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
+
+
+def _finish(plan: Plan, wanted: Wanted, span: Span, points: np.ndarray, evaluate: Callable[..., Any]) -> Rows:
+    """The columns of a chunk, after the policy for points without a finite NLL."""
+    columns: list[Any] = evaluate(points)
     bad = np.flatnonzero(~np.isfinite(columns[0]))
     count = len(bad)
-    if count and setup.wanted.nonfinite == "drop":
+    if count and wanted.nonfinite == "drop":
         keep = np.isfinite(columns[0])
         points, columns = points[keep], [None if c is None else c[keep] for c in columns]
-    elif count and setup.wanted.nonfinite == "resample":
+    elif count and wanted.nonfinite == "resample":
         points, columns = points.copy(), [None if c is None else np.array(c) for c in columns]
-        again = Points(setup.plan)
+        again = Points(plan)
         for attempt in range(_TRIES):
             others = again.again(span.first, span.size, bad, attempt)
             found = evaluate(others)
@@ -222,23 +211,23 @@ def _finish(setup: Setup, span: Span, points: np.ndarray, columns: list[Any], ev
 @lru_cache(maxsize=32)
 def _compiled(structure: Structure, kinds: tuple[Any, ...], wanted: Wanted, mesh: Mesh | None, size: int) -> Any:
     """The executable for chunks of one size; threads that called a jitted function would each trace it."""
-    fields = [name for name in Likelihood.__dataclass_fields__ if name != "structure"]
+    fields = [name for name in HistFactory.__dataclass_fields__ if name != "structure"]
 
     def all_of(arrays: tuple[Array, ...], points: Array) -> Any:
-        likelihood = Likelihood(**dict(zip(fields, arrays, strict=True)), structure=structure)
+        likelihood = HistFactory(**dict(zip(fields, arrays, strict=True)), structure=structure)
         return lax.map(partial(_columns, likelihood, wanted), points, batch_size=wanted.together)
 
     # Points are made anew for every chunk: their memory may be used again.
     where = next(iter(kinds)).sharding
     if mesh is not None:
         inside = all_of
-        where = NamedSharding(mesh, P("point"))
-        all_of = jax.shard_map(inside, mesh=mesh, in_specs=(P(), P("point")), out_specs=P("point"), check_vma=False)
+        where = NamedSharding(mesh, P("row"))
+        all_of = jax.shard_map(inside, mesh=mesh, in_specs=(P(), P("row")), out_specs=P("row"), check_vma=False)
     shape = jax.ShapeDtypeStruct((size, structure.n_params), kinds[0].dtype, sharding=where)
     return jax.jit(all_of).lower(kinds, shape).compile()
 
 
-def _columns(likelihood: Likelihood, wanted: Wanted, params: Array) -> tuple[Array, Array | None, Array | None]:
+def _columns(likelihood: HistFactory, wanted: Wanted, params: Array) -> tuple[Array, Array | None, Array | None]:
     """NLL, gradient and expected rates of a point, which share most of their work."""
     data = likelihood.observed
     if not (wanted.gradient or wanted.rates):

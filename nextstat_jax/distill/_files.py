@@ -50,7 +50,7 @@ def to_npz(ds: SurrogateDataset, path: Any) -> None:
     write_npz(path, {**arrays, "parameter_bounds": ds.parameter_bounds, **reference}, header)
 
 
-def from_npz(path: Any) -> SurrogateDataset:
+def from_npz(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_npz`` wrote.
 
     Raises:
@@ -114,7 +114,7 @@ def to_parquet(ds: SurrogateDataset, path: Any) -> None:
         pq.write_table(table_of(rows, ds.parameter_names, header), file, compression="zstd", write_page_checksum=True)
 
 
-def from_parquet(path: Any) -> SurrogateDataset:
+def from_parquet(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_parquet`` wrote, or a whole folder of ``generate_parquet``.
 
     Raises:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Bool, Float, Int
 
+from .._base._doors import integer, no_type_check
 from .._base._errors import DatasetError, MissingExtraError
+from .._inference._fit import fit
+from .._inference._result import Result, result, static
+from .._likelihood._automatic import absolute
+from .._minimize import _status
+from .._model._base import Model, require_model
 from .._model._model import HistFactoryModel
+from .._model._reparametrized import Reparametrized
 from ._core import covariance_root
-from ._dataset import check_model, integer
-from ._minima import fit, positive_hessian
+from ._dataset import check_model
 from ._reference import require_same_model
-from ._reparametrize import Reparametrized, inner_of, nll_of
 from ._surrogate import check_surrogate
 
 # Where a chain starts if the best fit lies on a bound: this part of the box away from it.
@@ -28,6 +34,8 @@ _MARGIN = 0.02
 _TARGET = 0.85
 # Points at which two functions are compared.
 _PROBES = 64
+# Potential scale reductions above this say that chains have not mixed.
+_MIXED = 1.05
 
 
 class LogDensity(eqx.Module):
@@ -38,7 +46,7 @@ class LogDensity(eqx.Module):
     BlackJAX takes the object itself as its log-density; NumPyro takes its ``potential``.
 
     Attributes:
-        source: What gives the NLL: the arrays of a likelihood or of a surrogate.
+        source: The likelihood.
         lower: Lower bounds, shape (n_params,).
         upper: Upper bounds.
         free: Indices of the free parameters.
@@ -62,7 +70,8 @@ class LogDensity(eqx.Module):
     def given(self, params: Any, z: Any) -> Any:
         """The same, for parameters that are known already."""
         log_jacobian = (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)).sum()
-        return log_jacobian - nll_of(self.source, params)
+        data = self.source.observed
+        return log_jacobian - (self.source.deviance(params, data) + self.source.constant(data))
 
     def potential(self, z: Any) -> Any:
         """``-log_density(z)``: NumPyro's potential."""
@@ -82,7 +91,8 @@ class LogDensity(eqx.Module):
         return jnp.log(unit) - jnp.log1p(-unit)
 
 
-def log_density(source: Any, surrogate: Any = None) -> LogDensity:
+@no_type_check
+def log_density(source: Model, surrogate: Model | None = None) -> LogDensity:
     """The log-density of a surrogate, or of a model on the same space; either may be ``reparametrize``d.
 
     Args:
@@ -91,53 +101,57 @@ def log_density(source: Any, surrogate: Any = None) -> LogDensity:
 
     Raises:
         DatasetError: For something else, or a surrogate of another model.
+        ModelError: For what is no model.
     """
-    if _is_exact(source):
+    require_model(source)
+    given: Any = source
+    if isinstance(_innermost(source), HistFactoryModel):
         _require_same(surrogate, source)
         given = surrogate
     elif surrogate is not None:
         raise DatasetError("surrogate= goes with a model: log_density(model, surrogate)")
-    else:
-        given = source
+    box = np.asarray(given.parameter_bounds(), np.float64)
+    lower, upper = box.T
     if isinstance(given, Reparametrized):
-        lower, upper, best, axes = _around_minimum(given)
+        free = (upper > lower) & ~(np.asarray(given.frozen) > 0)
+        best, axes = _around_minimum(given, box, free)
     else:
         check_surrogate(given)
-        core = given.members[0]
-        lower, upper, best = (np.asarray(x, np.float64) for x in (core.lower, core.upper, core.origin))
-        axes = covariance_root(core).T
-    free = np.flatnonzero(upper > lower)
+        core, free = given.members[0], upper > lower
+        best, axes = np.asarray(core.origin, np.float64), covariance_root(core).T
     width = (upper - lower)[free]
     unit = np.clip((best - lower)[free] / width, _MARGIN, 1.0 - _MARGIN)
     # The map's slope scales the axes of the parameters' covariance.
     root = axes / (width * unit * (1.0 - unit))[:, None]
-    base = np.where(upper > lower, 0.0, lower)
-    return LogDensity(inner_of(source), lower, upper, free, base, np.log(unit / (1 - unit)), root)
+    base = np.where(free, 0.0, np.asarray(given.parameter_init(), np.float64))
+    start = np.log(unit / (1 - unit))
+    return LogDensity(source.quick_likelihood, lower, upper, np.flatnonzero(free), base, start, root)
 
 
-def _is_exact(source: Any) -> bool:
-    return isinstance(source.source if isinstance(source, Reparametrized) else source, HistFactoryModel)
+def _innermost(model: Any) -> Any:
+    """What a model is a function of, however often it was reparametrized."""
+    while isinstance(model, Reparametrized):
+        model = model.source
+    return model
 
 
-def _around_minimum(source: Reparametrized) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bounds, best fit, and a root of the covariance of the free parameters."""
-    best = fit(source)
-    lower, upper = np.asarray(source.lower, np.float64), np.asarray(source.upper, np.float64)
-    free = upper > lower
+def _around_minimum(source: Reparametrized, box: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best fit, and a root of the covariance of the free parameters."""
+    best = np.asarray(fit(source).params)
+    likelihood = source.likelihood
+    precision = np.asarray(absolute(likelihood.hessian(jnp.asarray(best), likelihood.observed)))[np.ix_(free, free)]
     # Where the likelihood says little, the prior's own width.
-    precision = np.asarray(positive_hessian(source, best.params))[np.ix_(free, free)]
-    precision = precision + np.diag(12.0 / (upper - lower)[free] ** 2)
-    return lower, upper, np.asarray(best.params), np.linalg.inv(np.linalg.cholesky(precision)).T
+    precision = precision + np.diag(12.0 / (box[free, 1] - box[free, 0]) ** 2)
+    return best, np.linalg.inv(np.linalg.cholesky(precision)).T
 
 
 def _require_same(surrogate: Any, exact: Any) -> None:
     """Refuses what is no surrogate of the exact likelihood, in the same parameters."""
-    one, other = surrogate, exact
     if isinstance(exact, Reparametrized):
         if not isinstance(surrogate, Reparametrized):
             raise DatasetError(f"expected a reparametrized surrogate, found {type(surrogate).__name__}")
-        ours, theirs = (np.asarray(x.parameter_bounds) for x in (surrogate, exact))
-        if surrogate.parameter_names != exact.parameter_names or not np.array_equal(ours, theirs):
+        ours, theirs = (np.asarray(x.parameter_bounds()) for x in (surrogate, exact))
+        if surrogate.names != exact.names or not np.array_equal(ours, theirs):
             raise DatasetError(
                 "surrogate and model have other parameters or bounds: reparametrize both in the same way, "
                 "the model with surrogate="
@@ -145,10 +159,10 @@ def _require_same(surrogate: Any, exact: Any) -> None:
         points = ours[:, 0] + np.random.default_rng(0).random((_PROBES, len(ours))) * (ours[:, 1] - ours[:, 0])
         if not np.allclose(surrogate.params(points), exact.params(points), rtol=1e-9, atol=1e-12, equal_nan=True):
             raise DatasetError("surrogate and model are reparametrized by different functions: give both the same one")
-        one, other = surrogate.source, exact.source
-    check_surrogate(one)
-    check_model(other)
-    require_same_model(one.metadata, other)
+        return _require_same(surrogate.source, exact.source)
+    check_surrogate(surrogate)
+    check_model(exact)
+    return require_same_model(surrogate.metadata, exact)
 
 
 class _Place(NamedTuple):
@@ -164,28 +178,67 @@ class _State(NamedTuple):
     exact: Array
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Chains:
-    """Markov chains of ``sample``.
+@result
+class Chains(Result):
+    """Markov chains of ``sample``. NumPy arrays.
 
     Attributes:
         params: Shape (n_chains, n_samples, n_params).
         accepted: Whether the exact likelihood accepted each proposal, shape (n_chains, n_samples).
-        inner_acceptance: Mean acceptance of the surrogate's own steps.
-        n_exact: Exact evaluations of the NLL, warm-up included; no gradient of it was needed.
+        inner_acceptance: Mean acceptance of the surrogate's own steps, scalar.
+        n_exact: Exact evaluations of the NLL, warm-up included; no gradient of it was needed. Scalar.
         parameter_names: Names of the parameters.
     """
 
-    params: np.ndarray
-    accepted: np.ndarray
-    inner_acceptance: float
-    n_exact: int
-    parameter_names: tuple[str, ...]
+    _single: ClassVar[tuple[str, int]] = ("params", 3)
+
+    params: Float[np.ndarray, "chain draw param"]
+    accepted: Bool[np.ndarray, "chain draw"]
+    inner_acceptance: Float[np.ndarray, ""]
+    n_exact: Int[np.ndarray, ""]
+    parameter_names: tuple[str, ...] = static()
 
     @property
     def acceptance(self) -> float:
         """Share of the proposals that the exact likelihood accepted: 1 for a perfect surrogate."""
-        return float(self.accepted.mean())
+        return float(np.mean(np.asarray(self.accepted)))
+
+    @property
+    def r_hat(self) -> Float[np.ndarray, " param"]:
+        """Potential scale reduction of each parameter, each chain split in two; 1 for chains that have mixed.
+
+        NaN where a parameter does not move, or for fewer than 4 draws.
+
+        References:
+            A. Gelman et al., Bayesian Data Analysis, third edition (2013), section 11.4.
+        """
+        x = np.asarray(self.params)
+        half = x.shape[1] // 2
+        if half < 2:
+            return np.full(x.shape[2], np.nan)
+        x = np.concatenate([x[:, :half], x[:, -half:]])
+        within = x.var(axis=1, ddof=1).mean(0)
+        between = x.mean(axis=1).var(axis=0, ddof=1)
+        moves = within > 0
+        ratio = between / np.where(moves, within, 1.0)
+        return np.where(moves, np.sqrt((half - 1) / half + ratio), np.nan)
+
+    @property
+    def status(self) -> np.ndarray:
+        """0 for chains that have mixed, else the code of something that is not finished."""
+        return np.asarray(_status.CONVERGED if self._worst <= _MIXED else _status.RUNNING)
+
+    @property
+    def _worst(self) -> float:
+        found = self.r_hat[np.isfinite(self.r_hat)]
+        return float(found.max()) if len(found) else math.inf
+
+    @property
+    def message(self) -> str:
+        """Whether the chains have mixed, and what to do about it."""
+        if bool(self.converged):
+            return f"the chains have mixed (largest R-hat {self._worst:.3f})"
+        return f"the chains have not mixed: the largest R-hat is {self._worst:.3g}, above {_MIXED:g}; draw more"
 
     def to_arviz(self) -> Any:
         """An ArviZ ``InferenceData`` with one variable for each parameter.
@@ -199,24 +252,41 @@ class Chains:
             raise MissingExtraError("arviz", "sampling") from None
         return arviz.from_dict({name: self.params[..., k] for k, name in enumerate(self.parameter_names)})
 
-    def __repr__(self) -> str:
-        chains, draws, _ = self.params.shape
+    def _columns(self) -> dict[str, Any]:
+        x = np.asarray(self.params).reshape(-1, len(self.parameter_names))
+        return {
+            "parameter": list(self.parameter_names),
+            "mean": x.mean(0),
+            "std": x.std(0),
+            **{f"{100 * q:.0f} %": np.quantile(x, q, axis=0) for q in (0.16, 0.5, 0.84)},
+            "r_hat": self.r_hat,
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        names, *columns = self._columns().items()
+        rows = {name: {key: column[k] for key, column in columns} for k, name in enumerate(names[1])}
+        numbers = {name: getattr(self, name) for name in ("acceptance", "inner_acceptance", "n_exact")}
+        return {"parameters": rows, **numbers}
+
+    def _title(self) -> str:
+        chains, draws, _ = np.shape(self.params)
         return (
-            f"Chains: {chains} of {draws} draws, {self.n_exact} exact evaluations; the exact likelihood accepted "
-            f"{100 * self.acceptance:.1f} % of the surrogate's proposals"
+            f"Chains: {self.message}; {chains} of {draws} draws, {int(self.n_exact)} exact evaluations; the exact "
+            f"likelihood accepted {100 * self.acceptance:.1f} % of the surrogate's proposals"
         )
 
 
+@no_type_check
 def sample(
-    surrogate: Any,
-    model: Any,
-    n_samples: Any = 1000,
+    surrogate: Model,
+    model: Model,
+    n_samples: int = 1000,
     *,
-    n_chains: Any = 4,
-    n_warmup: Any = 200,
-    n_inner: Any = 8,
-    n_leapfrog: Any = 3,
-    seed: Any = 0,
+    n_chains: int = 4,
+    n_warmup: int = 200,
+    n_inner: int = 8,
+    n_leapfrog: int = 3,
+    seed: int = 0,
 ) -> Chains:
     """Samples the exact posterior, with proposals from the surrogate (delayed acceptance).
 
@@ -237,7 +307,7 @@ def sample(
         seed: Seed.
 
     Returns:
-        ``Chains``.
+        ``Chains``, whose ``converged`` says whether they have mixed.
 
     Raises:
         DatasetError: For a surrogate of another model, or arguments that cannot be used.
@@ -248,15 +318,19 @@ def sample(
     """
     _require_same(surrogate, model)
     approximate = log_density(surrogate)
-    exact = replace(approximate, source=inner_of(model))
-    draws, chains = integer(n_samples, "n_samples", 1), integer(n_chains, "n_chains", 1)
-    warmup, seed = integer(n_warmup, "n_warmup", 0), integer(seed, "seed", 0)
-    shape = (draws, warmup, integer(n_inner, "n_inner", 1), integer(n_leapfrog, "n_leapfrog", 1))
-    keys = jax.random.split(jax.random.key(seed), chains)
-    z, accepted, inner = _chains(exact, approximate, keys, *shape)
-    params = np.asarray(exact.params(z))
-    total = chains * (draws + warmup + 1)
-    return Chains(params, np.asarray(accepted), float(inner.mean()), total, surrogate.parameter_names)
+    exact = replace(approximate, source=model.quick_likelihood)
+    counts = {"n_samples": n_samples, "n_warmup": n_warmup, "n_inner": n_inner, "n_leapfrog": n_leapfrog}
+    draws, warmup, inner, leapfrog = (
+        integer(value, name, int(name != "n_warmup"), DatasetError) for name, value in counts.items()
+    )
+    chains = integer(n_chains, "n_chains", error=DatasetError)
+    keys = jax.random.split(jax.random.key(integer(seed, "seed", 0, DatasetError)), chains)
+    z, accepted, chances = _chains(exact, approximate, keys, draws, warmup, inner, leapfrog)
+    params, total = np.asarray(exact.params(z)), chains * (draws + warmup + 1)
+    return Chains(
+        params, np.asarray(accepted), np.asarray(chances.mean()), np.asarray(total),
+        parameter_names=tuple(surrogate.parameter_names()),
+    )  # fmt: skip
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))

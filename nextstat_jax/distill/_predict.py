@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from .._base._doors import concrete
+from .._base._doors import concrete, no_type_check
+from .._model._many import nlls
+from .._model._model import HistFactoryModel
 from ._dataset import check_model
 from ._reference import require_same_model
-from ._reparametrize import many_nlls, nll_of
 from ._surrogate import Surrogate, check_surrogate
 
 
-def predict_nll(surrogate: Any, params: Any, model: Any = None) -> Float[jax.Array, "*points"]:
+@no_type_check
+def predict_nll(
+    surrogate: Surrogate, params: ArrayLike, model: HistFactoryModel | None = None
+) -> Float[jax.Array, "*points"]:
     """NLL that a surrogate predicts.
 
     Args:
@@ -30,7 +32,8 @@ def predict_nll(surrogate: Any, params: Any, model: Any = None) -> Float[jax.Arr
         Scalar, or shape (n,).
 
     Raises:
-        DatasetError: For another shape, what is no surrogate, or a surrogate of another model.
+        DatasetError: For what is no surrogate, or a surrogate of another model.
+        ModelError: For another shape, or what is no model.
     """
     check_surrogate(surrogate)
     if model is None:
@@ -45,15 +48,13 @@ def predict_nll(surrogate: Any, params: Any, model: Any = None) -> Float[jax.Arr
         return predicted
     points = np.asarray(params, np.float64).reshape(-1, surrogate.n_params)
     values = np.array(predicted, np.float64).reshape(-1)
-    values[outside.reshape(-1)] = many_nlls(model.likelihood, points[outside.reshape(-1)])
+    values[outside.reshape(-1)] = nlls(model.likelihood, points[outside.reshape(-1)])
     return jnp.asarray(values.reshape(np.shape(predicted)))
 
 
-def _traced(surrogate: Surrogate, params: jax.Array, model: Any) -> jax.Array:
+def _traced(surrogate: Surrogate, params: jax.Array, model: HistFactoryModel) -> jax.Array:
     """Both, where it is not known which points lie inside."""
-    exact = partial(nll_of, model.likelihood)
-    exact = exact(params) if params.ndim == 1 else jax.vmap(exact)(params)
     inside = surrogate.in_domain(params)
     # What is not selected must have finite derivatives all the same.
     safe = jnp.where(inside[..., None], params, surrogate.minimum)
-    return jnp.where(inside, surrogate.nll(safe), exact)
+    return jnp.where(inside, surrogate.nll(safe), nlls(model.likelihood, params))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
+from .._base._doors import no_type_check
 from .._base._errors import DatasetError, MissingExtraError
-from .._model._model import require_x64
+from .._model._reading import require_x64
 from ._core import MOST, RECIPES, Core
 from ._files import atomic, read_npz, write_npz
 from ._reference import Reference
@@ -27,7 +30,8 @@ _STATIC = ("recipe", "logs")
 _NESTED = ("layers", "reference", "expansion")
 
 
-def save(surrogate: Any, path: Any) -> None:
+@no_type_check
+def save(surrogate: Surrogate, path: str | Path) -> None:
     """Writes a surrogate as one ``.npz`` file with a JSON header, under a temporary name that is then renamed.
 
     A few points with their predictions are part of it: ``load`` checks that it predicts the same.
@@ -44,7 +48,7 @@ def save(surrogate: Any, path: Any) -> None:
     first = surrogate.members[0]
     header = {
         "format": FORMAT,
-        "parameter_names": list(surrogate.parameter_names),
+        "parameter_names": list(surrogate.names),
         "facts": surrogate.facts,
         "n_members": len(surrogate.members),
         "n_layers": len(first.layers),
@@ -58,7 +62,7 @@ def save(surrogate: Any, path: Any) -> None:
     write_npz(path, {**arrays, **history, **probes}, json.dumps(header))
 
 
-def load(path: Any) -> Surrogate:
+def load(path: str | Path) -> Surrogate:
     """Reads what ``save`` wrote. Nothing is unpickled. Turns on JAX's x64 mode, as ``from_pyhf`` does.
 
     Raises:
@@ -133,7 +137,10 @@ def _fits(core: Core, n: int) -> bool:
     return bool(core.layers) and core.recipe in RECIPES and needs and same
 
 
-def export(surrogate: Any, path: Any, *, dtype: Any = "float64", platforms: Any = None) -> None:
+@no_type_check
+def export(
+    surrogate: Surrogate, path: str | Path, *, dtype: DTypeLike = "float64", platforms: Sequence[str] | None = None
+) -> None:
     """Writes the NLL as a self-contained JAX artifact that runs without this package.
 
     Read it with ``jax.export.deserialize(bytearray(file.read()))`` and call it with an array of shape (n, n_params),
@@ -165,7 +172,7 @@ def export(surrogate: Any, path: Any, *, dtype: Any = "float64", platforms: Any 
     frozen = jax.tree.map(
         lambda x: x.astype(kind) if x.dtype.itemsize > kind.itemsize and x.dtype.kind == "f" else x, frozen
     )
-    plain = Surrogate(frozen, {}, surrogate.parameter_names, surrogate.facts)
+    plain = Surrogate(frozen, {}, surrogate.names, surrogate.facts)
     shape = jax.export.symbolic_shape(f"n, {surrogate.n_params}")
     exported = jax.export.export(jax.jit(lambda x: plain.nll(x)), platforms=platforms)(
         jax.ShapeDtypeStruct(shape, kind)
@@ -178,7 +185,8 @@ def export(surrogate: Any, path: Any, *, dtype: Any = "float64", platforms: Any 
         file.write(serialized)
 
 
-def to_torch(surrogate: Any) -> Any:
+@no_type_check
+def to_torch(surrogate: Surrogate) -> Any:
     """An equal ``torch.nn.Module``: called with parameters of shape (..., n_params), it returns NLLs of shape (...).
 
     The network computes in its own precision (float32) and the rest in the type of the argument; weights are parameters
@@ -207,7 +215,8 @@ def to_torch(surrogate: Any) -> Any:
     return Mean()
 
 
-def to_onnx(surrogate: Any, path: Any) -> None:
+@no_type_check
+def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
     """Writes the NLL as an ONNX file, for runtimes in any language and on any device.
 
     Its input is ``params``, float64 of shape (n, n_params) for any n, its output ``nll``, float64 of shape (n,).
@@ -232,7 +241,7 @@ def to_onnx(surrogate: Any, path: Any) -> None:
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    facts = {"parameter_names": json.dumps(list(surrogate.parameter_names)), "facts": surrogate.facts}
+    facts = {"parameter_names": json.dumps(list(surrogate.names)), "facts": surrogate.facts}
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=value)
     with atomic(path) as file:
@@ -291,7 +300,7 @@ def _torch_nll(torch: Any, m: Any, recipe: str, params: Any, y: Any) -> Any:
     return m.reference_constant + main + 0.5 * (pull * pull).sum(-1) + counts.sum(-1)
 
 
-def artifact(path: Any) -> Any:
+def artifact(path: str | Path) -> Any:
     """The function in a file that ``export`` wrote, from points of shape (n, n_params) to NLLs of shape (n,).
 
     Raises:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jax.typing import ArrayLike
 from tqdm import tqdm
 
+from .._base._doors import integer, no_type_check
 from .._base._errors import DatasetError
 from .._base._tables import plain
-from ._dataset import Request, integer, make_request
+from .._batches._run import Run
+from .._model._model import HistFactoryModel
+from ._dataset import Asked, Request, make_request
 from ._evaluate import Rows, Span, rows_of
 from ._files import NONFINITE, UNREADABLE, atomic, first_line, read_part, schema_metadata, table_of
 from ._parts import FORMAT, MANIFEST, part_files, part_name, read_manifest
@@ -24,23 +28,21 @@ from ._parts import FORMAT, MANIFEST, part_files, part_name, read_manifest
 _NUMBERS = 12_000_000
 
 
+@no_type_check
 def generate_parquet(
-    model: Any,
-    folder: Any,
-    n_samples: Any,
-    method: Any = "sobol",
-    bounds: Any = None,
-    seed: Any = 0,
-    include_gradient: bool = True,
-    batch_size: Any = None,
-    device: Any = None,
-    mesh: Any = None,
-    executor: Any = None,
-    progress: bool = True,
+    model: HistFactoryModel,
+    folder: str | Path,
+    n_samples: int,
+    method: str = "sobol",
     *,
+    bounds: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    seed: int = 0,
+    include_gradient: bool = True,
     include_rates: bool | None = None,
-    nonfinite: Any = "resample",
-    part_size: Any = None,
+    nonfinite: str = "resample",
+    device: Any = None,
+    part_size: int | None = None,
+    run: Run = Run(),  # noqa: B008
 ) -> int:
     """``generate_dataset`` straight to a folder of Parquet files, at flat memory however many points there are.
 
@@ -58,14 +60,11 @@ def generate_parquet(
         bounds: The box.
         seed: Seed.
         include_gradient: Whether to compute gradients.
-        batch_size: Points of a compiled call.
-        device: A JAX device.
-        mesh: Devices to spread the points over.
-        executor: Any executor of ``concurrent.futures``. Parts are written here, in order.
-        progress: Whether to show a progress bar.
         include_rates: Whether to keep the expected counts.
         nonfinite: What to do with points whose NLL is infinite; they are counted in each part.
+        device: A JAX device.
         part_size: Points of a part, by default so many that a file has about 100 MB.
+        run: How to run. Parts are written here, in order, whoever computes them.
 
     Returns:
         How many parts this call computed: 0 if all were there.
@@ -74,10 +73,8 @@ def generate_parquet(
         DatasetError: For arguments that cannot be used, or a folder that holds something else: another model's data
             set, another request's, or files without a manifest.
     """
-    request = make_request(
-        model, n_samples, method, bounds, seed, batch_size, (device, mesh, executor),
-        (include_gradient, include_rates, nonfinite),
-    )  # fmt: skip
+    asked = Asked(n_samples, method, bounds, seed, include_gradient, include_rates, nonfinite, device)
+    request = make_request(model, asked, run)
     size = _part_size(request, part_size)
     names, path = model.parameter_names(), Path(folder)
     n = request.setup.plan.n_points
@@ -88,15 +85,16 @@ def generate_parquet(
     cuts = [Span(start, min(size, n - start)) for start in (k * size for k in missing)]
     chunk = request.setup.wanted.chunk
     spans = [[Span(a, min(chunk, s.first + s.size - a)) for a in range(s.first, s.first + s.size, chunk)] for s in cuts]
-    stream = rows_of(request.setup, (span for part in spans for span in part), request.engine)
-    with tqdm(total=n, initial=n - sum(s.size for s in cuts), unit="point", disable=not progress) as bar:
+    stream = rows_of(request.setup, (span for part in spans for span in part))
+    done, hidden = n - sum(s.size for s in cuts), not run.shows(by_default=True)
+    with tqdm(total=n, initial=done, unit="point", disable=hidden) as bar:
         for number, part in zip(missing, spans, strict=True):
             _write(path / part_name(number), stream, len(part), names, header)
             bar.update(sum(span.size for span in part))
     return len(missing)
 
 
-def iterate_parquet(folder: Any) -> Iterator[pa.Table]:
+def iterate_parquet(folder: str | Path) -> Iterator[pa.Table]:
     """The parts of a folder of ``generate_parquet`` one after the other, as Arrow tables.
 
     Raises:
@@ -114,7 +112,7 @@ def _part_size(request: Request, part_size: Any) -> int:
     wanted, plan = request.setup.wanted, request.setup.plan
     chunk = wanted.chunk
     if part_size is not None:
-        return integer(part_size, "part_size", 1)
+        return integer(part_size, "part_size", error=DatasetError)
     columns = len(plan.base) * (2 if wanted.gradient else 1) + (request.reference.observed.size if wanted.rates else 0)
     return max(1, _NUMBERS // (columns + 1) // chunk) * chunk
 

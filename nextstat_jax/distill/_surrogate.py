@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,35 +14,53 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from .._base._doors import concrete
-from .._base._errors import DatasetError
-from ._core import Core, cast, inside, nll
+from .._base._errors import DatasetError, ModelError
+from .._base._tables import plain
+from .._model._base import Model
+from .._model._many import CPU_BATCH, as_points, in_calls, together
+from ._core import Core, cast, covariance_root, inside, nll
+from ._networks import Networks
 
-# Points of one compiled call; fewer are filled up to a power of two, so that few shapes are compiled.
-_CALL = 65536
-# Points that are vectorized at once on a CPU: so few that they stay in its caches, which is three times as fast.
-_CPU_BATCH = 1024
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Surrogate(Model):
+    """A fast approximation of ``model.nll``, made by ``train_mlp_surrogate``: a model itself, for every question.
 
-class Surrogate(eqx.Module):
-    """A fast approximation of ``model.nll``, made by ``train_mlp_surrogate``.
+    Its bounds are the box in which it was trained. Minima outside the trained region count only if there is no other.
 
     Attributes:
         members: The networks: one, or those of an ensemble.
         history: ``train_loss`` and ``validation_loss`` by epoch, ``best_epoch``, and the error on the held-out points
             in units of the NLL, ``validation_rmse`` and ``validation_max``.
-        parameter_names: Names in the order of the parameters.
+        names: Names in the order of the parameters.
         facts: How data set and surrogate were made, as JSON; ``metadata`` is its content.
     """
 
     members: tuple[Core, ...]
     history: dict[str, Any]
-    parameter_names: tuple[str, ...] = eqx.field(static=True)
-    facts: str = eqx.field(static=True)
+    names: tuple[str, ...] = field(metadata={"static": True})
+    facts: str = field(metadata={"static": True})
+
+    @property
+    def likelihood(self) -> Networks:  # type: ignore[override]
+        """The likelihood that fits minimize: networks in double precision, a smooth function for the minimizer."""
+        return Networks.of(tuple(cast(core, "float64") for core in self.members))
+
+    @property
+    def quick_likelihood(self) -> Networks:
+        """The likelihood for values at many points: networks in their own precision."""
+        return Networks.of(self.members)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating-point type of the parameters."""
+        return np.dtype(self.members[0].lower.dtype)
 
     @property
     def n_params(self) -> int:
         """Number of parameters, fixed ones included."""
-        return len(self.parameter_names)
+        return len(self.names)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -57,27 +73,67 @@ class Surrogate(eqx.Module):
         return self.members[0].recipe
 
     @property
-    def parameter_bounds(self) -> Float[Array, "param 2"]:
-        """The box in which it was trained, shape (n_params, 2)."""
-        return jnp.stack([jnp.asarray(self.members[0].lower), jnp.asarray(self.members[0].upper)], axis=1)
+    def poi(self) -> str | None:
+        """Name of the parameter of interest, or None: the data set's model's, unless ``with_poi`` chose another."""
+        name = self.metadata.get("poi")
+        return name if name in self.names else None
 
     @property
     def minimum(self) -> Float[Array, " param"]:
         """The exact best fit, or the middle of the training set where that is not known, shape (n_params,)."""
         return jnp.asarray(self.members[0].origin)
 
-    def nll(self, params: Any) -> Float[Array, "*points"]:
+    @property
+    def covariance(self) -> np.ndarray:
+        """Covariance in which the trained region is round: the exact fit's where that is known; 0 for fixed parameters.
+
+        Shape (n_params, n_params).
+        """
+        core, root = self.members[0], covariance_root(self.members[0])
+        free = np.flatnonzero(np.asarray(core.upper) > np.asarray(core.lower))
+        covariance = np.zeros((self.n_params, self.n_params))
+        covariance[np.ix_(free, free)] = root.T @ root
+        return covariance
+
+    def parameter_names(self) -> list[str]:
+        """Names of all parameters, in their order."""
+        return list(self.names)
+
+    def parameter_init(self) -> Float[Array, " param"]:
+        """``minimum``, inside the trained box, shape (n_params,)."""
+        return jnp.clip(self.minimum, *self.parameter_bounds().T)
+
+    def parameter_bounds(self) -> Float[Array, "param 2"]:
+        """The box in which it was trained, shape (n_params, 2)."""
+        return jnp.stack([jnp.asarray(self.members[0].lower), jnp.asarray(self.members[0].upper)], axis=1)
+
+    def data_vector(self, data: Any = None) -> Array:
+        """The data of the training; ``ModelError`` for others, which a surrogate has not learned."""
+        if data is not None:
+            raise ModelError("a surrogate has one data set, that of its training: train another one for other data")
+        return self.quick_likelihood.observed
+
+    def with_poi(self, name: str | None) -> Surrogate:
+        """The surrogate with another parameter of interest, or with none; ``FitError`` for an unknown name."""
+        if name is not None:
+            self.index(name)
+        return replace(self, facts=json.dumps({**self.metadata, "poi": name}))
+
+    def nll(self, params: Any, data: None = None) -> Float[Array, "*points"]:
         """Predicted NLL.
 
         Args:
             params: One point, shape (n_params,), or many, shape (n, n_params).
+            data: None: a surrogate has the data of its training.
 
         Returns:
             Scalar, or shape (n,). Differentiable, and works under ``jit`` and ``vmap``.
 
         Raises:
-            DatasetError: For another shape.
+            ModelError: For another shape, or data.
         """
+        if data is not None:
+            self.data_vector(data)
         return self._map(_mean, params)
 
     def grad_nll(self, params: Any) -> Float[Array, "*points param"]:
@@ -88,10 +144,10 @@ class Surrogate(eqx.Module):
         """Standard deviation of the members of an ensemble: an estimate of the error of one of them.
 
         Raises:
-            DatasetError: If there is one network only.
+            ModelError: If there is one network only.
         """
         if len(self.members) < 2:
-            raise DatasetError("one network has no spread: train with ensemble=4")
+            raise ModelError("one network has no spread: train with ensemble=4")
         return self._map(_spread, params)
 
     def in_domain(self, params: Any) -> Bool[Array, "*points"]:
@@ -108,10 +164,8 @@ class Surrogate(eqx.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """What it is and how well it does, JSON-safe."""
-        from .._base._tables import plain
-
         numbers = {name: plain(value) for name, value in self.history.items()}
-        return {"parameter_names": list(self.parameter_names), "metadata": self.metadata, "history": numbers}
+        return {"parameter_names": list(self.names), "metadata": self.metadata, "history": numbers}
 
     def _map(self, function: Any, params: Any) -> Any:
         x = as_points(params, self.n_params)
@@ -119,7 +173,7 @@ class Surrogate(eqx.Module):
             return _one(function, self.members, x)
         if not concrete(x) or not all(map(concrete, jax.tree.leaves(self.members))):
             return jax.vmap(partial(function, self.members))(x)
-        return _many(function, self.members, x)
+        return in_calls(lambda part: _batch(function, self.members, part), x)
 
     def __repr__(self) -> str:
         shape = "-".join(str(len(bias)) for _, bias in self.members[0].layers[:-1])
@@ -164,41 +218,4 @@ def _one(function: Any, members: tuple[Core, ...], params: Any) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _batch(function: Any, members: tuple[Core, ...], params: Any) -> Array:
-    return lax.map(partial(function, members), params, batch_size=together(params, _CPU_BATCH))
-
-
-def together(points: Any, cpu: int) -> int:
-    """How many points are vectorized at once: all on a GPU."""
-    return min(cpu if jax.default_backend() == "cpu" else _CALL, max(len(points), 1))
-
-
-def as_points(params: Any, n: int) -> Any:
-    """Floating-point parameters of one point, shape (n,), or of many, shape (points, n); ``DatasetError`` otherwise."""
-    x: Any
-    try:
-        x = params if isinstance(params, jax.Array) else np.asarray(params, np.float64)
-    except (TypeError, ValueError):
-        x = np.zeros(())
-    if x.ndim not in (1, 2) or x.shape[-1] != n:
-        raise DatasetError(f"params has shape {x.shape}: expected ({n},) or (n, {n})")
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
-
-
-def _many(function: Any, members: tuple[Core, ...], params: Any) -> Array:
-    return in_calls(lambda part: _batch(function, members, part), params)
-
-
-def in_calls(function: Callable[[Any], Array], points: Any) -> Array:
-    """A compiled function of points, shape (n, n_params), for any n through programs of few shapes."""
-    n, parts = len(points), []
-    for start in range(0, n, _CALL):
-        part = points[start : start + _CALL]
-        size = min(_CALL, 2 ** max(len(part) - 1, 0).bit_length())
-        if len(part) < size:
-            fill = np.broadcast_to(np.asarray(part[-1:]), (size - len(part), part.shape[1]))
-            part = np.concatenate([np.asarray(part), fill])
-        parts.append(function(part))
-    if not parts:
-        return function(points)
-    whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-    return whole if len(whole) == n else jnp.asarray(np.asarray(whole)[:n])
+    return lax.map(partial(function, members), params, batch_size=together(params, CPU_BATCH))

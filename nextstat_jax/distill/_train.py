@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._base._doors import integer, no_type_check, one_of
 from .._base._errors import DatasetError
-from .._likelihood._histfactory import Likelihood, poisson_deviance, rates
+from .._likelihood._binned import HistFactory
+from .._likelihood._histfactory import poisson_deviance, rates
+from .._model._model import HistFactoryModel
 from ._core import RECIPES, Core, constraints, features, log_baseline, main_expansion, network
-from ._dataset import SurrogateDataset, check_dataset, check_model, integer
+from ._dataset import SurrogateDataset, check_dataset, check_model
 from ._evaluate import device_of
 from ._network import Options, init_network, layers_of, train
 from ._reference import Reference, require_same_model
@@ -51,22 +54,23 @@ class Prepared(NamedTuple):
     whiten: np.ndarray
 
 
+@no_type_check
 def train_mlp_surrogate(
-    ds: Any,
-    hidden_layers: Any = (256, 256),
-    epochs: Any = 100,
-    lr: Any = 3e-3,
-    batch_size: Any = 512,
-    val_fraction: Any = 0.1,
-    grad_weight: Any = None,
-    device: Any = None,
-    seed: Any = 0,
-    progress: bool = True,
+    ds: SurrogateDataset,
     *,
-    recipe: Any = None,
-    patience: Any = 30,
-    ensemble: Any = 1,
-    model: Any = None,
+    hidden_layers: Sequence[int] = (256, 256),
+    epochs: int = 100,
+    lr: float = 3e-3,
+    batch_size: int = 512,
+    val_fraction: float = 0.1,
+    grad_weight: float | None = None,
+    device: Any = None,
+    seed: int = 0,
+    progress: bool = True,
+    recipe: str | None = None,
+    patience: int = 30,
+    ensemble: int = 1,
+    model: HistFactoryModel | None = None,
 ) -> Surrogate:
     """Trains a multilayer perceptron on a data set.
 
@@ -106,11 +110,11 @@ def train_mlp_surrogate(
     recipe = _check_recipe(ds, recipe)
     weight = _GRAD_WEIGHT[recipe] if grad_weight is None else _number(grad_weight, "grad_weight", 0.0)
     cut = _held_out(ds, val_fraction)
-    size = min(integer(batch_size, "batch_size", 1), max(len(ds) // 20, 1))
+    size = min(integer(batch_size, "batch_size", error=DatasetError), max(len(ds) // 20, 1))
     rate, where = _number(lr, "lr", 0.0), device_of(device)
-    options = Options(
-        integer(epochs, "epochs", 1), rate, size, integer(patience, "patience", 1), integer(seed, "seed", 0)
-    )
+    most = integer(epochs, "epochs", error=DatasetError)
+    patience = integer(patience, "patience", error=DatasetError)
+    options = Options(most, rate, size, patience, integer(seed, "seed", 0, DatasetError))
     if weight and ds.gradient is None:
         if grad_weight is not None:
             raise DatasetError(f"grad_weight={grad_weight!r}: the data set holds no gradients")
@@ -118,7 +122,7 @@ def train_mlp_surrogate(
     order = np.random.default_rng(options.seed).permutation(len(ds))
     prepared = _prepare(ds, recipe, weight > 0)
     members, histories = [], []
-    for k in range(integer(ensemble, "ensemble", 1)):
+    for k in range(integer(ensemble, "ensemble", error=DatasetError)):
         member = options._replace(seed=options.seed + k)
         core, history = _train_one(prepared, order, cut, layers, weight, member, where, progress)
         members.append(jax.device_put(core, where))
@@ -141,7 +145,7 @@ def _held_out(ds: SurrogateDataset, val_fraction: Any) -> int:
 def _check_layers(hidden_layers: Any) -> tuple[int, ...]:
     if not isinstance(hidden_layers, Sequence) or isinstance(hidden_layers, str) or not hidden_layers:
         raise DatasetError(f"hidden_layers={hidden_layers!r}: expected widths, such as (256, 256)")
-    return tuple(integer(width, "hidden_layers", 1) for width in hidden_layers)
+    return tuple(integer(width, "hidden_layers", error=DatasetError) for width in hidden_layers)
 
 
 def _number(value: Any, name: str, least: float) -> float:
@@ -151,8 +155,8 @@ def _number(value: Any, name: str, least: float) -> float:
 
 
 def _check_recipe(ds: SurrogateDataset, recipe: Any) -> str:
-    if recipe not in (None, *RECIPES):
-        raise DatasetError(f"recipe={recipe!r}: expected one of {', '.join(map(repr, RECIPES))}")
+    if recipe is not None:
+        one_of(recipe, RECIPES, "recipe", DatasetError)
     possible = [name for name, there in (("rates", ds.rates), ("residual", ds.reference)) if there is not None]
     if ds.reference is None:
         possible = []
@@ -177,7 +181,7 @@ def _with_rates(ds: SurrogateDataset, model: Any) -> SurrogateDataset:
 
 
 @jax.jit
-def _rates(likelihood: Likelihood, points: Any) -> Array:
+def _rates(likelihood: HistFactory, points: Any) -> Array:
     return lax.map(lambda x: rates(likelihood, x).bins, points, batch_size=_BATCH)
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import numpy as np
-from jax import Array
-from scipy.optimize import brentq, minimize
+from jaxtyping import Float
 
+from .._base._doors import integer, no_type_check
 from .._base._errors import DatasetError, MissingExtraError
-from .._base._tables import plain, text_table
-from .._inference._fit import fit
-from .._inference._intervals import interval
+from .._batches._run import Run
+from .._inference._fit import FitResult, fit
+from .._inference._intervals import Interval, interval
+from .._inference._result import Result, result, static
 from .._inference._scan import profile_scan
+from .._minimize import _status
+from .._model._base import Model
 from .._model._model import HistFactoryModel
-from ._core import Core, covariance_root
-from ._dataset import SurrogateDataset, check_model, generate_dataset, integer
+from ._dataset import SurrogateDataset, check_model, generate_dataset
 from ._reference import require_same_model
-from ._surrogate import Surrogate, _mean, check_surrogate
+from ._surrogate import Surrogate, check_surrogate
 
 # What a surrogate should reach to be trusted, by the names of ``Validation.measures``; the NLL near the minimum also
 # gets a part of ``near``: 0.05 where that is 10.
@@ -48,9 +48,9 @@ _PROFILE_REACH, _PROFILE_POINTS, _PROFILE_BELOW = 2.0, 9, 2.0
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Validation:
-    """How a surrogate compares with the exact likelihood.
+@result
+class Validation(Result):
+    """How a surrogate compares with the exact likelihood. NumPy arrays and plain numbers.
 
     Attributes:
         measures: Errors by name; ``Validation.meanings`` explains them.
@@ -64,7 +64,10 @@ class Validation:
             (NLL above the minimum).
         interval: Lower and upper end of its 68 % interval, ``exact`` and ``surrogate``.
         errors: NLL above the exact minimum and error of the surrogate there, for the new points, shape (2, n).
+        status: The worst status of the fits behind it.
     """
+
+    _single: ClassVar[tuple[str, int]] = ("errors", 2)
 
     measures: dict[str, float]
     tolerances: dict[str, float]
@@ -72,10 +75,11 @@ class Validation:
     n_points: int
     n_near: int
     near: float
-    parameter: str
     scan: dict[str, np.ndarray]
     interval: dict[str, tuple[float, float]]
-    errors: np.ndarray
+    errors: Float[np.ndarray, "2 point"]
+    status: np.ndarray
+    parameter: str = static()
 
     @property
     def verdicts(self) -> dict[str, bool]:
@@ -92,26 +96,35 @@ class Validation:
         """Each measure in words."""
         return dict(_MEANINGS)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python numbers, JSON-safe."""
+    @property
+    def message(self) -> str:
+        """The verdict, and how the fits ended where one did not converge."""
+        good = "within its tolerances" if self.passed else "NOT within its tolerances"
+        return f"surrogate is {good}" + ("" if bool(self.converged) else f"; a fit behind it {super().message}")
+
+    def _facts(self) -> dict[str, Any]:
         names = ("measures", "tolerances", "quantiles", "n_points", "n_near", "near", "parameter", "scan", "interval")
+        return {**{name: getattr(self, name) for name in names}, "verdicts": self.verdicts, "passed": self.passed}
+
+    def _columns(self) -> dict[str, Any]:
+        names = list(self.measures)
         return {
-            **{name: plain(getattr(self, name)) for name in names},
-            "verdicts": self.verdicts,
-            "passed": self.passed,
+            "measure": names,
+            "value": np.array([self.measures[name] for name in names]),
+            "tolerance": np.array([self.tolerances.get(name, math.nan) for name in names]),
+            "verdict": ["" if x is None else "ok" if x else "too large" for x in map(self.verdicts.get, names)],
         }
 
-    def __repr__(self) -> str:
-        rows = []
-        for name, value in self.measures.items():
-            limit = self.tolerances.get(name)
-            verdict = "" if limit is None else "ok" if value <= limit else "too large"
-            rows.append((_MEANINGS[name], f"{value:.3g}", "" if limit is None else f"{limit:g}", verdict))
-        good = "within its tolerances" if self.passed else "NOT within its tolerances"
-        title = (
-            f"Surrogate is {good} ({self.n_points} points, {self.n_near} near the minimum; {self.parameter} profiled)"
-        )
-        return text_table(("measure", "value", "tolerance", ""), rows, title)
+    def _shown(self) -> dict[str, Any]:
+        columns = self._columns()
+        limits = ["" if math.isnan(x) else f"{x:g}" for x in columns["tolerance"]]
+        meanings = [_MEANINGS[name] for name in columns["measure"]]
+        values = [f"{x:.3g}" for x in columns["value"]]
+        return {"measure": meanings, "value": values, "tolerance": limits, "": columns["verdict"]}
+
+    def _title(self) -> str:
+        counts = f"{int(self.n_points)} points, {int(self.n_near)} near the minimum"
+        return f"Validation: {self.message} ({counts}; {self.parameter} profiled)"
 
     def plot(self, axes: Any = None) -> Any:
         """Two pictures: errors against the NLL above the minimum, and the two profiles.
@@ -146,16 +159,17 @@ class Validation:
         return axes
 
 
+@no_type_check
 def validate(
-    surrogate: Any,
-    model: Any,
-    n: Any = 1000,
+    surrogate: Surrogate,
+    model: HistFactoryModel,
     *,
-    seed: Any = 12345,
-    parameter: Any = None,
-    near: Any = None,
-    tolerances: Any = None,
-    progress: bool = False,
+    n: int = 1000,
+    seed: int = 12345,
+    parameter: str | None = None,
+    near: float | None = None,
+    tolerances: Mapping[str, float] | None = None,
+    run: Run = Run(progress=False),  # noqa: B008
 ) -> Validation:
     """Compares a surrogate with the model that it was made from.
 
@@ -169,7 +183,7 @@ def validate(
             parameter if that is more (where the fit's own normal distribution lies).
         tolerances: Limits that replace or add to the default ones, by the names of ``Validation.measures``. By default
             0.05 for shifts, profile and interval, 0.1 for slopes, and 0.005 ``near`` for the NLL near the minimum.
-        progress: Whether to show progress bars.
+        run: How the points are evaluated.
 
     Returns:
         ``Validation``: true in ``passed`` if all errors are within their tolerances.
@@ -177,12 +191,13 @@ def validate(
     Raises:
         DatasetError: For a surrogate of another model, or arguments that cannot be used.
         FitError: If there is no such parameter.
+        ModelError: For what is no model.
     """
     check_surrogate(surrogate)
     check_model(model)
     facts = surrogate.metadata
     require_same_model(facts, model)
-    n, seed = integer(n, "n", 1), integer(seed, "seed", 0)
+    n, seed = integer(n, "n", error=DatasetError), integer(seed, "seed", 0, DatasetError)
     given = _check_tolerances(tolerances)
     index = model.index(parameter) if parameter is not None else model.poi_index
     index = int(np.flatnonzero(_free(surrogate))[0]) if index is None else index
@@ -190,29 +205,31 @@ def validate(
         raise DatasetError(f"{model.names.parameters[index]} is fixed in the data set: profile another parameter")
     if seed == facts.get("seed"):
         seed += 1
-    box = np.asarray(surrogate.parameter_bounds)
-    fresh = generate_dataset(model, n, facts.get("method", "sobol"), box, seed, progress=progress)
-    around = generate_dataset(model, n, "gaussian", box, seed, progress=progress)
+    box, name = np.asarray(surrogate.parameter_bounds()), model.names.parameters[index]
+    method = facts.get("method", "sobol")
+    fresh = generate_dataset(model, n, method, bounds=box, seed=seed, run=run)
+    around = generate_dataset(model, n, "gaussian", bounds=box, seed=seed, run=run)
     n_free = int(_free(surrogate).sum())
     near = max(10.0, 0.55 * n_free) if near is None else float(near)
     limits = {"delta_nll_rmse": _NLL_TOLERANCE * near, **TOLERANCES, **given}
     errors = np.asarray(surrogate.nll(fresh.parameters)) - fresh.nll
-    best = _Profiler(surrogate)
-    exact = fit(model)
+    exact, best = fit(model), fit(surrogate)
     measures = {"nll_rmse": _rms(errors), "nll_max": float(np.abs(errors).max())}
     close, close_measures = _near(surrogate, around, near, best)
     measures |= close_measures
-    widths = np.sqrt(np.diagonal(np.asarray(exact.covariance)))
-    shift = np.abs(best.minimum - np.asarray(exact.params)) / np.where(widths > 0, widths, np.inf)
+    widths = np.asarray(exact.uncertainties)
+    shift = np.abs(np.asarray(best.params) - np.asarray(exact.params)) / np.where(widths > 0, widths, np.inf)
     measures |= {"minimum_distance": float(shift.max()), "poi_shift": float(shift[index])}
-    scan = _scan(model, best, index, float(exact.params[index]), float(widths[index]))
+    scan, codes = _scan((model, surrogate), name, box[index], float(exact.params[index]), float(widths[index]))
     low = scan["exact"] < _PROFILE_BELOW
     measures["profile_error"] = float(np.abs(scan["surrogate"] - scan["exact"])[low].max(initial=0.0))
-    ends = _intervals(model, best, index, float(widths[index]))
+    both = [interval(one, name) for one in (model, surrogate)]
+    ends = {key: _ends(one, box[index]) for key, one in zip(("exact", "surrogate"), both, strict=True)}
     measures["interval_error"] = float(np.abs(np.subtract(ends["exact"], ends["surrogate"])).max() / widths[index])
     return Validation(
-        measures, limits, {q: float(np.quantile(np.abs(errors), q)) for q in _QUANTILES}, n, close, near,
-        model.names.parameters[index], scan, ends, np.stack([fresh.nll - float(exact.nll), errors]),
+        measures, limits, {q: float(np.quantile(np.abs(errors), q)) for q in _QUANTILES}, n, close, near, scan, ends,
+        np.stack([fresh.nll - float(exact.nll), errors]),
+        np.asarray(_status.worst(exact.status, best.status, *codes)), parameter=name,
     )  # fmt: skip
 
 
@@ -230,7 +247,7 @@ def _check_tolerances(tolerances: Any) -> dict[str, float]:
 
 
 def _free(surrogate: Surrogate) -> np.ndarray:
-    box = np.asarray(surrogate.parameter_bounds)
+    box = np.asarray(surrogate.parameter_bounds())
     return box[:, 1] > box[:, 0]
 
 
@@ -238,7 +255,7 @@ def _rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(x**2))) if x.size else math.nan
 
 
-def _near(surrogate: Surrogate, ds: SurrogateDataset, near: float, best: _Profiler) -> tuple[int, dict[str, float]]:
+def _near(surrogate: Surrogate, ds: SurrogateDataset, near: float, best: FitResult) -> tuple[int, dict[str, float]]:
     """Errors on points near the minimum, and how many there are."""
     reference = ds.reference
     assert reference is not None
@@ -247,7 +264,7 @@ def _near(surrogate: Surrogate, ds: SurrogateDataset, near: float, best: _Profil
         raise DatasetError(f"no point is within {near:g} of the minimum: give more points or a larger near")
     exact = ds.nll - float(reference.minimum_nll)
     # Above the minimum of each: what a fit or an interval sees.
-    errors = np.asarray(surrogate.nll(ds.parameters)) - best.nll - exact
+    errors = np.asarray(surrogate.nll(ds.parameters)) - float(best.nll) - exact
     widths = np.sqrt(np.diagonal(reference.covariance))
     slopes = (np.asarray(surrogate.grad_nll(ds.parameters)) - ds.gradient) * widths
     measures = {
@@ -258,71 +275,24 @@ def _near(surrogate: Surrogate, ds: SurrogateDataset, near: float, best: _Profil
     return len(ds), measures
 
 
-def _scan(model: HistFactoryModel, best: _Profiler, index: int, center: float, width: float) -> dict[str, np.ndarray]:
-    """Profiles on a grid around the best fit, inside the trained box."""
-    low, high = best.box[index]
+def _scan(
+    pair: tuple[Model, Model], name: str, ends: np.ndarray, center: float, width: float
+) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """Profiles of model and surrogate on a grid around the best fit, inside the trained box, and how the fits ended."""
+    low, high = ends
     values = center + _PROFILE_REACH * width * np.linspace(-1, 1, _PROFILE_POINTS)
     values = values[(values >= low) & (values <= high)]
     if len(values) < 2:
         values = np.linspace(max(low, center), min(high, center + _PROFILE_REACH * width), _PROFILE_POINTS)
-    exact = 0.5 * np.asarray(profile_scan(model, model.names.parameters[index], values.tolist()).delta)
-    return {"values": values, "exact": exact, "surrogate": np.array([best.profile(index, v) for v in values])}
+    exact, other = (profile_scan(one, name, values) for one in pair)
+    codes = [code for one in (exact, other) for code in np.asarray(one.status)]
+    return {
+        "values": values,
+        **{k: 0.5 * np.asarray(v.delta) for k, v in (("exact", exact), ("surrogate", other))},
+    }, codes
 
 
-def _intervals(model: HistFactoryModel, best: _Profiler, index: int, width: float) -> dict[str, tuple[float, float]]:
-    """Where both profiles reach 1/2, or the box ends."""
-    exact = interval(model, model.names.parameters[index])
-    center, (low, high) = float(best.minimum[index]), best.box[index]
-
-    def end(step: float, limit: float) -> float:
-        far = center
-        for _ in range(8):
-            far = min(max(far + step, low), high)
-            if best.profile(index, far) > 0.5:
-                found: Any = brentq(lambda v: best.profile(index, v) - 0.5, center, far, xtol=1e-4 * width)
-                return float(found)
-            if far == limit:
-                break
-        return limit
-
-    found = {"exact": (float(exact.lower), float(exact.upper)), "surrogate": (end(-width, low), end(width, high))}
-    clipped = {name: tuple(float(np.clip(x, low, high)) for x in ends) for name, ends in found.items()}
-    return {name: (ends[0], ends[1]) for name, ends in clipped.items()}
-
-
-class _Profiler:
-    """Minima of a surrogate: computed in double precision, so that line searches see a smooth function."""
-
-    def __init__(self, surrogate: Surrogate) -> None:
-        self._members = surrogate.astype("float64").members
-        first = self._members[0]
-        self.box = np.stack([np.asarray(first.lower), np.asarray(first.upper)], axis=1)
-        origin = np.asarray(first.origin)
-        self._width = np.ones(len(origin))
-        self._width[_free(surrogate)] = np.sqrt((covariance_root(first) ** 2).sum(0))
-        self.minimum, self.nll = self._minimize(np.clip(origin, *self.box.T), None)
-
-    def profile(self, index: int, value: float) -> float:
-        """NLL above the minimum, minimized over all parameters but one."""
-        start = np.array(self.minimum)
-        start[index] = value
-        return self._minimize(start, index)[1] - self.nll
-
-    def _minimize(self, start: np.ndarray, held: int | None) -> tuple[np.ndarray, float]:
-        box = np.array(self.box)
-        if held is not None:
-            box[held] = start[held]
-
-        def objective(z: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope = _value_and_slope(self._members, z * self._width)
-            return float(value), np.asarray(slope) * self._width
-
-        options = {"maxiter": 2000, "maxfun": 20000, "ftol": 1e-13, "gtol": 1e-6, "maxcor": 30}
-        bounds = box / self._width[:, None]
-        found = minimize(objective, start / self._width, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return found.x * self._width, float(found.fun)
-
-
-@jax.jit
-def _value_and_slope(members: tuple[Core, ...], params: Any) -> tuple[Array, Array]:
-    return jax.value_and_grad(_mean, argnums=1)(members, params)
+def _ends(found: Interval, box: np.ndarray) -> tuple[float, float]:
+    """The ends of an interval, or where the trained box ends."""
+    low, high = (float(np.clip(end, *box)) for end in (found.lower, found.upper))
+    return low, high

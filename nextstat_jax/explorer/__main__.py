@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._base._errors import DatasetError, MissingExtraError, NextstatError
+import nextstat_jax as nextstat
 
 _FIRST_PORT = 2718
 _LAST_PORT = 2818
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         # Kept by the process: the pages find it there.
         open_landscape(path)
-    except NextstatError as error:
+    except nextstat.NextstatError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     shown = f"[{options.host}]" if ":" in options.host else options.host
@@ -73,7 +73,7 @@ def _require_extra() -> None:
         try:
             __import__(package)
         except ImportError:
-            raise MissingExtraError(package, "explorer") from None
+            raise nextstat.MissingExtraError(package, "explorer") from None
 
 
 def _free_port(host: str, port: int | None) -> int:
@@ -90,8 +90,10 @@ def _free_port(host: str, port: int | None) -> int:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port:
                 reason = error.strerror or error
-                raise DatasetError(f"cannot serve at {host}, port {candidate}: {reason}; choose another one") from None
-    raise DatasetError(f"no port from {_FIRST_PORT} to {_LAST_PORT - 1} is free: choose one with --port")
+                raise nextstat.DatasetError(
+                    f"cannot serve at {host}, port {candidate}: {reason}; choose another one"
+                ) from None
+    raise nextstat.DatasetError(f"no port from {_FIRST_PORT} to {_LAST_PORT - 1} is free: choose one with --port")
 
 
 def _serve(path: str | None, host: str, port: int, headless: bool) -> int:

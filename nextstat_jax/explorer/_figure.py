@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ..plot import _style
+import nextstat_jax as nextstat
+
 from ._landscape import Landscape, Plane, decimals, steps
+
+style = nextstat.plot.style
 
 LEVELS = {"68%": 0.6827, "95%": 0.95}
 """Confidence levels of the lines, by their names."""
 _LINES: tuple[dict[str, Any], ...] = (
-    {"color": _style.DARK_BLUE, "linestyle": "-"},
-    {"color": _style.RED, "linestyle": "--"},
+    {"color": style.DARK_BLUE, "linestyle": "-"},
+    {"color": style.RED, "linestyle": "--"},
 )
 # Where the color of the filled contours ends: about four standard deviations of one parameter.
 _HIGHEST = 8.0
@@ -59,12 +62,12 @@ def draw(plane: Plane) -> Any:
     filled = ax.contourf(
         plane.x, plane.y, np.maximum(delta, 0.0), levels=np.linspace(0.0, _HIGHEST, 33), cmap=colors, extend="max"
     )
-    for (name, level), style in zip(LEVELS.items(), _LINES, strict=True):
+    for (name, level), line in zip(LEVELS.items(), _LINES, strict=True):
         height = threshold(level)
         if delta.count() and delta.min() < height < delta.max():
-            look = {"colors": [style["color"]], "linestyles": style["linestyle"], "linewidths": 1.8}
+            look = {"colors": [line["color"]], "linestyles": line["linestyle"], "linewidths": 1.8}
             ax.contour(plane.x, plane.y, delta, levels=[height], **look)
-        ax.plot([], [], label=rf"$\Delta$NLL = {height:.3f} ({name})", linewidth=1.8, **style)
+        ax.plot([], [], label=rf"$\Delta$NLL = {height:.3f} ({name})", linewidth=1.8, **line)
     ax.plot(*plane.best, "+", color="black", markersize=11, markeredgewidth=1.8, linestyle="none", label="Best fit")
     _hatch(ax, plane)
     _frame(ax, plane)
@@ -95,25 +98,26 @@ def _frame(ax: Any, plane: Plane) -> None:
     """Axes, names and legend."""
     ax.set_xlim(plane.x[0], plane.x[-1])
     ax.set_ylim(plane.y[0], plane.y[-1])
-    _style.dress(ax)
-    ax.set_xlabel(_style.label_of(plane.axes[0], None), loc="right", fontsize=_font(plane.axes[0], _AXES[2] * _SIZE[0]))
-    ax.set_ylabel(_style.label_of(plane.axes[1], None), loc="top", fontsize=_font(plane.axes[1], _AXES[3] * _SIZE[1]))
+    style.dress(ax)
+    x, y = plane.axes
+    ax.set_xlabel(style.label_of(x), loc="right", fontsize=_font(x, _AXES[2] * _SIZE[0]))
+    ax.set_ylabel(style.label_of(y), loc="top", fontsize=_font(y, _AXES[3] * _SIZE[1]))
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 4}
-    ax.legend(**place, frameon=False, fontsize=_style.SMALL, columnspacing=1.2)
+    ax.legend(**place, frameon=False, fontsize=style.SMALL, columnspacing=1.2)
 
 
 def _font(name: str, room: float) -> float:
     """Size of a name in points, so that it fits into a length in inches."""
-    return min(12.0, 12.0 * room / _style.width_of([name], 12.0))
+    return min(12.0, 12.0 * room / style.width_of([name], 12.0))
 
 
 def _scale(figure: Any, ax: Any, filled: Any) -> None:
     """The scale of the colors, with the lines in it."""
     bar = figure.colorbar(filled, cax=ax, ticks=np.arange(0.0, _HIGHEST + 1, 2))
-    bar.set_label("NLL above its minimum over all parameters", loc="top", fontsize=_style.SMALL)
-    ax.tick_params(direction="in", labelsize=_style.SMALL)
-    for level, style in zip(LEVELS.values(), _LINES, strict=True):
-        ax.axhline(threshold(level), linewidth=1.8, **style)
+    bar.set_label("NLL above its minimum over all parameters", loc="top", fontsize=style.SMALL)
+    ax.tick_params(direction="in", labelsize=style.SMALL)
+    for level, line in zip(LEVELS.values(), _LINES, strict=True):
+        ax.axhline(threshold(level), linewidth=1.8, **line)
 
 
 def data_url(figure: Any) -> str:
@@ -122,7 +126,7 @@ def data_url(figure: Any) -> str:
     A page that is drawn faster than it is shown then never asks for a file that is gone.
     """
     file = io.BytesIO()
-    with _style.lock:
+    with nextstat.plot.lock:
         figure.savefig(file, format="png", dpi=_DPI, pil_kwargs={"compress_level": 1})
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 

@@ -11,11 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._base._errors import DatasetError
-from ..distill._core import covariance_root
-from ..distill._serve import load
-from ..distill._surrogate import Surrogate, check_surrogate
-from ..distill._validate import _free, _Profiler
+import nextstat_jax as nextstat
 
 SIDE = 90
 """Points along each axis: their square fills one of the sizes that surrogates compile, powers of two, almost."""
@@ -42,7 +38,7 @@ class Landscape:
         box: The trained box, shape (n_params, 2).
     """
 
-    surrogate: Surrogate
+    surrogate: Any
     names: tuple[str, ...]
     free: np.ndarray
     best: np.ndarray
@@ -53,7 +49,9 @@ class Landscape:
     def place(self, name: str) -> int:
         """Where a free parameter stands among all of them; ``DatasetError`` if there is none of that name."""
         if name not in self.names:
-            raise DatasetError(f"{name!r} is no free parameter of the surrogate: choose one of {_some(self.names)}")
+            raise nextstat.DatasetError(
+                f"{name!r} is no free parameter of the surrogate: choose one of {_some(self.names)}"
+            )
         return int(self.free[self.names.index(name)])
 
     def width(self, name: str) -> float:
@@ -102,35 +100,33 @@ def landscape(surrogate: Any) -> Landscape:
         DatasetError: For what is no surrogate, one with fewer than two free parameters, or one that is not finite at
             its best fit.
     """
-    check_surrogate(surrogate)
-    free = np.flatnonzero(_free(surrogate))
-    names = tuple(surrogate.parameter_names[k] for k in free)
-    if len(names) < 2:
-        raise DatasetError(f"the surrogate has {len(names)} free parameter(s): a contour needs two")
-    core = surrogate.members[0]
-    n = surrogate.n_params
-    root = covariance_root(core)  # fixed parameters have no width
-    covariance = np.zeros((n, n))
-    covariance[np.ix_(free, free)] = root.T @ root
+    if not isinstance(surrogate, nextstat.distill.Surrogate):
+        raise nextstat.DatasetError(f"expected a surrogate, found {type(surrogate).__name__}")
     with jax.enable_x64(True):
-        box = np.asarray(surrogate.parameter_bounds, np.float64)
-        best = _best(surrogate, np.clip(np.asarray(core.origin, np.float64), *box.T))
+        box = np.asarray(surrogate.parameter_bounds(), np.float64)
+        free = np.flatnonzero(box[:, 1] > box[:, 0])
+        parameters = surrogate.parameter_names()
+        names = tuple(parameters[k] for k in free)
+        if len(names) < 2:
+            raise nextstat.DatasetError(f"the surrogate has {len(names)} free parameter(s): a contour needs two")
+        best = _best(surrogate)
         best_nll = float(surrogate.nll(best[None])[0])
+        covariance = np.asarray(surrogate.covariance)
     if not np.isfinite(best_nll) or not np.isfinite(covariance).all() or not (np.diagonal(covariance)[free] > 0).all():
-        raise DatasetError("the surrogate is not finite at its best fit: train it again")
+        raise nextstat.DatasetError("the surrogate is not finite at its best fit: train it again")
     return Landscape(surrogate, names, free, best, best_nll, covariance, box)
 
 
-def _best(surrogate: Surrogate, origin: np.ndarray) -> np.ndarray:
+def _best(surrogate: Any) -> np.ndarray:
     """The surrogate's own minimum, unless it was found where nothing was trained."""
-    found = _Profiler(surrogate).minimum
+    found = np.asarray(nextstat.fit(surrogate).params, np.float64)
     good = np.isfinite(found).all() and bool(surrogate.in_domain(found))
-    return found if good else origin
+    return found if good else np.asarray(surrogate.parameter_init(), np.float64)
 
 
 def default_axes(land: Landscape) -> tuple[str, str]:
     """The parameter of interest, if it is known and free, and the one that is most correlated with it."""
-    poi = land.surrogate.metadata.get("poi")
+    poi = land.surrogate.poi
     first = poi if poi in land.names else land.names[0]
     return first, others(land, (first,))[0]
 
@@ -184,7 +180,7 @@ def plane(
     """
     first, second = (land.place(name) for name in axes)
     if first == second:
-        raise DatasetError(f"both axes are {axes[0]!r}: choose two different parameters")
+        raise nextstat.DatasetError(f"both axes are {axes[0]!r}: choose two different parameters")
     x, y = (_axis(land, name) for name in axes)
     base = np.array(land.best)
     for name, value in (values or {}).items():
@@ -232,29 +228,25 @@ def _some(names: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4)
 def open_landscape(path: str | None = None) -> Landscape:
-    """The surrogate of a file, or a small one of the demonstration's workspace, trained in seconds.
+    """The surrogate of a file, or a small one of the example's workspace, trained in seconds.
 
     The result is kept, so that all pages of a server share it and what it compiled.
 
     Raises:
         DatasetError: If the file is missing, damaged or of another kind, or its surrogate has no two free parameters.
     """
-    surrogate = _example() if path is None else load(path)
+    surrogate = _example() if path is None else nextstat.distill.load(path)
     try:
         land = landscape(surrogate)
         # Compiles what every page computes.
         plane(land, default_axes(land))
-    except DatasetError as error:
-        raise DatasetError(f"{path}: {error}" if path else str(error)) from None
+    except nextstat.DatasetError as error:
+        raise nextstat.DatasetError(f"{path}: {error}" if path else str(error)) from None
     return land
 
 
-def _example() -> Surrogate:
-    from nextstat_jax import from_pyhf
-    from nextstat_jax.demo._workspace import demo_workspace
-
-    from ..distill._dataset import generate_dataset
-    from ..distill._train import train_mlp_surrogate
-
-    ds = generate_dataset(from_pyhf(demo_workspace()), 4000, method="profile", include_gradient=False, progress=False)
-    return train_mlp_surrogate(ds, hidden_layers=(64,), epochs=40, lr=5e-3, batch_size=128, progress=False)
+def _example() -> Any:
+    model, distill = nextstat.from_pyhf(nextstat.example_workspace()), nextstat.distill
+    quiet = nextstat.Run(progress=False)
+    ds = distill.generate_dataset(model, 4000, method="profile", include_gradient=False, run=quiet)
+    return distill.train_mlp_surrogate(ds, hidden_layers=(64,), epochs=40, lr=5e-3, batch_size=128, progress=False)

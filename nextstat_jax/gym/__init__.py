@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._base._doors import no_type_check
 from .._base._errors import MissingExtraError
 from ._core import ACTION_MODES as ACTION_MODES
 from ._core import REWARD_METRICS as REWARD_METRICS
@@ -20,6 +21,8 @@ from ._core import EnvState as EnvState
 from ._core import HistFactoryCore as HistFactoryCore
 
 if TYPE_CHECKING:
+    from gymnasium.vector import AutoresetMode
+
     from ._envs import HistFactoryEnv as HistFactoryEnv
     from ._envs import HistFactoryVectorEnv as HistFactoryVectorEnv
 
@@ -47,14 +50,15 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])
 
 
+@no_type_check
 def make_histfactory_env(workspace: Any, *, render_mode: str | None = None, **options: Any) -> HistFactoryEnv:
     """A Gymnasium environment in which an agent shapes a sample's yields.
 
     Args:
         workspace: Anything ``from_pyhf`` takes, or a model that it returned.
         render_mode: None, or ``"ansi"``: ``render()`` returns a table of the yields as text.
-        **options: ``channel``, ``sample``, ``reward_metric``, ``action_mode``, ``max_steps``, ``mu`` and the other
-            arguments of ``HistFactoryCore``.
+        **options: ``channel``, ``sample``, ``reward_metric``, ``action_mode``, ``max_steps``, ``mu``, ``level`` and the
+            other arguments of ``HistFactoryCore``.
 
     Returns:
         ``HistFactoryEnv``.
@@ -85,11 +89,12 @@ def make_histfactory_env(workspace: Any, *, render_mode: str | None = None, **op
     return envs.HistFactoryEnv(HistFactoryCore(workspace, **options), render_mode=render_mode)
 
 
+@no_type_check
 def make_histfactory_vector_env(
     workspace: Any,
     *,
     num_envs: int,
-    autoreset_mode: Any = "next_step",
+    autoreset_mode: str | AutoresetMode = "next_step",
     render_mode: str | None = None,
     **options: Any,
 ) -> HistFactoryVectorEnv:

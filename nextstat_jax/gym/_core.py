@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -11,16 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import as_vector
+from .._base._doors import as_vector, no_type_check, number
 from .._base._errors import ModelError
-from .._base._numerics import safe_sqrt
-from .._inference._profile import q0_test, qmu_tilde_test
-from .._model._model import HistFactoryModel, from_pyhf, require_free_poi
+from .._minimize import _status
+from .._model._base import require_free
+from .._model._model import HistFactoryModel
+from .._model._reading import from_pyhf
+from .._training._objectives import OBJECTIVES, Objective, Options, objective_of
 from .._training._sessions import Session, create_profiled_session, create_session
 
-REWARD_METRICS = ("nll", "q0", "z0", "qmu", "zmu")
+REWARD_METRICS = ("nll", *OBJECTIVES)
 ACTION_MODES = ("logmul", "add")
 
 # Upper ends of the yields in units of the sample's largest one, where the caller names none.
@@ -29,13 +34,17 @@ _HEADROOM = 1000.0
 Metrics = dict[str, Array]
 
 
-class EnvState(eqx.Module):
-    """Where an episode stands.
+# JAX builds pytrees of batches and of placeholders, which no annotation of a single one describes.
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class EnvState:
+    """Where an episode stands: a frozen pytree.
 
     Attributes:
         yields: Yields of the sample in the channel, shape (n_bins,), in the model's dtype.
-        metrics: The metric there and what came with it, scalars: ``nll``, or ``q0``, ``z0`` and ``mu_hat``, or ``qmu``,
-            ``zmu`` and ``mu_hat``.
+        metrics: The metric there and what came with it, scalars: ``nll``; or ``q0``, ``z0`` and ``mu_hat``, or ``qmu``,
+            ``zmu`` and ``mu_hat``; or ``limit``, ``cls`` or ``uncertainty``, each with ``mu_hat``.
         steps: Number of steps taken.
     """
 
@@ -44,6 +53,7 @@ class EnvState(eqx.Module):
     steps: Int[Array, ""]
 
 
+@no_type_check
 class HistFactoryCore(eqx.Module):
     """A Markov decision process on the yields of one sample in one channel: pure functions of a frozen pytree.
 
@@ -55,9 +65,10 @@ class HistFactoryCore(eqx.Module):
     stay between ``clip_min`` and ``clip_max``. Everything else in the model stays as it is, or follows as in
     ``with_templates``: statistical uncertainties and histosys shifts keep their absolute size.
 
-    The reward is the metric of the changed model, larger being better: ``-NLL`` at fixed parameters (``"nll"``), the
-    discovery statistic (``"q0"``) or its root (``"z0"``), the statistic of an upper limit at ``mu`` (``"qmu"``, which
-    is ``qmu_tilde``) or its root (``"zmu"``). A step to yields where the metric is infinite (nothing but signal
+    The reward is the metric of the changed model, with the sign that makes larger better: ``-NLL`` at fixed parameters
+    (``"nll"``), or an objective of ``SignificanceLoss``: the discovery statistic (``"q0"``) or its root (``"z0"``), the
+    statistic of an upper limit at ``mu`` (``"qmu"``, which is ``qmu_tilde``) or its root (``"zmu"``), ``"limit"``,
+    ``"cls"`` or ``"uncertainty"``. A step to yields where the metric is infinite (nothing but signal
     expected in a bin with counts, for example) or where a fit does not converge is not taken: the yields stay, and
     ``info["accepted"]`` is False. So rewards are always finite, and no agent can profit from a failed fit. Episodes
     are never terminated; they are truncated after ``max_steps``.
@@ -66,13 +77,14 @@ class HistFactoryCore(eqx.Module):
         workspace: Anything ``from_pyhf`` takes, or a model that it returned.
         channel: Name of the channel; may be left out where the sample appears in one only.
         sample: Name of the sample.
-        reward_metric: ``"nll"``, ``"q0"``, ``"z0"``, ``"qmu"`` or ``"zmu"``.
+        reward_metric: ``"nll"``, ``"q0"``, ``"z0"``, ``"qmu"``, ``"zmu"``, ``"limit"``, ``"cls"`` or ``"uncertainty"``.
         action_mode: ``"logmul"`` or ``"add"``.
         max_steps: Length of an episode.
-        mu: Tested signal strength of ``"qmu"`` and ``"zmu"``, 1 by default.
+        mu: Tested signal strength of ``"qmu"``, ``"zmu"`` and ``"cls"``, 1 by default.
+        level: Confidence level of ``"limit"``, 0.95 by default.
         params: Parameters at which ``"nll"`` is taken, shape (n_params,); the initial ones by default.
-        data: As in ``create_session``: ``"observed"``, ``"asimov"`` (what the changed model itself expects at mu = 1)
-            or an array.
+        data: As in ``create_session``: ``"observed"``, ``"asimov"`` (what the changed model itself expects, with or
+            without signal as in ``SignificanceLoss``) or an array.
         action_scale: Size of the largest step: in the logarithm of the yields for ``"logmul"`` (0.1 by default), in
             events for ``"add"`` (by default a tenth of the sample's largest yield in the channel).
         init_noise: Each episode starts from the workspace's yields times ``exp(init_noise * normal)``.
@@ -89,8 +101,8 @@ class HistFactoryCore(eqx.Module):
         high: ``clip_max``.
         unit: What observations are divided by, shape (n_bins,): 1, or if normalized the workspace's yields (the largest
             of them in empty bins).
-        statistic: ``"nll"``, ``"q0"`` or ``"qmu"``: what is computed. All other options are numbers, so that cores that
-            differ in nothing else share their compiled functions.
+        statistic: What is computed: ``"nll"``, or the first of the objectives that share their fits. All other options
+            but ``level`` are numbers, so that cores that differ in nothing else share their compiled functions.
 
     Raises:
         ModelError: For a sample that the channel lacks, unknown options, numbers out of range, or a metric that is not
@@ -111,34 +123,37 @@ class HistFactoryCore(eqx.Module):
     max_steps: Int[Array, ""]
     unit: Float[Array, " bin"]
     multiply: Bool[Array, ""]
-    root: Bool[Array, ""]
+    which: Int[Array, ""]
     improvement: Bool[Array, ""]
     channel: str = eqx.field(static=True)
     statistic: str = eqx.field(static=True)
+    level: float = eqx.field(static=True)
 
     def __init__(
         self,
         workspace: Any,
-        channel: Any = None,
-        sample: Any = "signal",
+        channel: str | None = None,
+        sample: str = "signal",
         *,
-        reward_metric: Any = "nll",
-        action_mode: Any = "logmul",
-        max_steps: Any = 128,
-        mu: Any = None,
-        params: Any = None,
-        data: Any = None,
-        action_scale: Any = None,
-        init_noise: Any = 0.0,
-        clip_min: Any = 0.0,
-        clip_max: Any = None,
+        reward_metric: str = "nll",
+        action_mode: str = "logmul",
+        max_steps: int = 128,
+        mu: float | None = None,
+        level: float | None = None,
+        params: ArrayLike | Sequence[float] | None = None,
+        data: ArrayLike | Sequence[float] | str | None = None,
+        action_scale: float | None = None,
+        init_noise: float = 0.0,
+        clip_min: float = 0.0,
+        clip_max: float | None = None,
         improvement: bool = False,
         normalize: bool = False,
     ) -> None:
         model = workspace if isinstance(workspace, HistFactoryModel) else from_pyhf(workspace)
-        reward_metric = _one_of(reward_metric, REWARD_METRICS, "reward_metric")
-        self.statistic = reward_metric.replace("z", "q")
-        self.root = jnp.asarray(reward_metric in ("z0", "zmu"))
+        objective = None if reward_metric == "nll" else objective_of(reward_metric, "reward_metric", ("nll",))
+        family = [] if objective is None else _family(objective)
+        self.statistic = family[0].name if family else "nll"
+        self.which = jnp.asarray(family.index(objective) if objective else 0, jnp.int32)
         self.multiply = jnp.asarray(_one_of(action_mode, ACTION_MODES, "action_mode") == "logmul")
         self.improvement = jnp.asarray(bool(improvement))
         if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or not 1 <= max_steps < 2**31:
@@ -161,7 +176,9 @@ class HistFactoryCore(eqx.Module):
             action_scale = 0.1 if action_mode == "logmul" else 0.1 * largest
         self.action_scale = jnp.asarray(_number(action_scale, "action_scale", above=0.0), dtype)
         self.init_noise = jnp.asarray(_number(init_noise, "init_noise", least=0.0), dtype)
-        self.mu = jnp.asarray(self._tested(mu), dtype)
+        self.mu = jnp.asarray(_number(_option("mu", mu, 1.0, objective), "mu", above=0.0), dtype)
+        level = _option("level", level, 0.95, objective)
+        self.level = number(level, "level", 0.5, 1.0, ModelError, ": a confidence level, such as 0.95")
         self.params = self._at(model, params)
         self.max_steps = jnp.asarray(max_steps, jnp.int32)
         # `evaluate` needs a complete pytree, and makes what completes it.
@@ -172,16 +189,9 @@ class HistFactoryCore(eqx.Module):
 
     def _session(self, model: HistFactoryModel, sample: str, data: Any) -> Session:
         if self.statistic == "nll":
-            return create_session(model, sample, data)
-        require_free_poi(model)
-        return create_profiled_session(model, sample, data)
-
-    def _tested(self, mu: Any) -> float:
-        if self.statistic == "qmu":
-            return _number(1.0 if mu is None else mu, "mu", above=0.0)
-        if mu is not None:
-            raise ModelError(f"mu={mu!r}: only reward_metric='qmu' and 'zmu' test a signal strength")
-        return 0.0
+            return create_session(model, sample, data=data)
+        require_free(model.likelihood, model.parameter_names(), model.require_poi())
+        return create_profiled_session(model, sample, data=data)
 
     def _at(self, model: HistFactoryModel, params: Any) -> Array:
         if params is None:
@@ -216,21 +226,21 @@ class HistFactoryCore(eqx.Module):
             yields: Shape (n_bins,).
         """
         model = self.model_with(yields)
-        data = self.session.data_of(model)
         if self.statistic == "nll":
-            nll = model.nll(self.params, data)
+            nll = model.nll(self.params, self.session.data_of(model))
             return {"nll": nll}, jnp.isfinite(nll)
-        discovery = self.statistic == "q0"
-        test = q0_test(model, data) if discovery else qmu_tilde_test(model, self.mu, data)
-        names = ("q0", "z0") if discovery else ("qmu", "zmu")
-        metrics = {names[0]: test.value, names[1]: safe_sqrt(test.value), "mu_hat": test.mu_hat}
-        return metrics, jnp.isfinite(test.value) & test.converged
+        first, options = OBJECTIVES[self.statistic], Options(self.mu, self.level, eps=0.0)
+        found = first.ask(model, self.session.data_of(model, first.expects), None, options)
+        metrics = {objective.name: objective.value(found, options) for objective in _family(first)}
+        fine = jnp.isfinite(metrics[first.name]) & (first.status(found) == _status.CONVERGED)
+        return metrics | {"mu_hat": first.mu_hat(found)}, fine
 
     def worth(self, metrics: Metrics) -> Float[Array, ""]:
         """What metrics are worth as a reward: larger is better."""
         if self.statistic == "nll":
             return -metrics["nll"]
-        return jnp.where(self.root, metrics[self.statistic.replace("q", "z")], metrics[self.statistic])
+        signed = [(1 if o.larger else -1) * metrics[o.name] for o in _family(OBJECTIVES[self.statistic])]
+        return jnp.stack(signed)[self.which]
 
     def observe(self, state: EnvState) -> Float[Array, " bin"]:
         """The observation, float32: the yields, divided by ``unit``."""
@@ -306,6 +316,19 @@ class HistFactoryCore(eqx.Module):
 def measure(core: HistFactoryCore, yields: Array) -> tuple[Metrics, Array]:
     """``core.evaluate(yields)``, compiled: the expensive part, which single environments share with each other."""
     return core.evaluate(yields)
+
+
+def _family(objective: Objective) -> list[Objective]:
+    """The objectives that share its fits, itself among them."""
+    return [other for other in OBJECTIVES.values() if other.ask == objective.ask]
+
+
+def _option(name: str, given: Any, default: float, objective: Objective | None) -> Any:
+    """An option of the reward; ``ModelError`` where it is given and the reward does not depend on it."""
+    if given is None or (objective is not None and name in objective.uses):
+        return default if given is None else given
+    users = [repr(other.name) for other in OBJECTIVES.values() if name in other.uses]
+    raise ModelError(f"{name}={given!r:.60}: only reward_metric={' or '.join(users)} depends on it")
 
 
 def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:

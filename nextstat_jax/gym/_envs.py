@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
+from .._base._doors import no_type_check
 from .._base._errors import ModelError
 from .._base._tables import text_table
 from ._core import EnvState, HistFactoryCore, Metrics, measure
@@ -45,7 +46,8 @@ class HistFactoryEnv(gymnasium.Env):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
 
-    def __init__(self, core: Any, render_mode: str | None = None) -> None:
+    @no_type_check
+    def __init__(self, core: HistFactoryCore, render_mode: str | None = None) -> None:
         self.core = _require_core(core)
         self.render_mode = _require_mode(render_mode)
         self.observation_space, self.action_space = _spaces(self.core)
@@ -108,8 +110,14 @@ class HistFactoryVectorEnv(VectorEnv):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
+    @no_type_check
     def __init__(
-        self, core: Any, num_envs: Any, *, autoreset_mode: Any = "next_step", render_mode: str | None = None
+        self,
+        core: HistFactoryCore,
+        num_envs: int,
+        *,
+        autoreset_mode: str | AutoresetMode = "next_step",
+        render_mode: str | None = None,
     ) -> None:
         self.core = _require_core(core)
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:

@@ -3,61 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import plot
+from .._base._doors import integer, no_type_check, one_of
 from .._base._errors import FitError
 from .._base._tables import dataframe
 from .._inference._impacts import Impacts, impacts
-from .._model._model import HistFactoryModel
+from .._model._base import Model
 
-SORT_KEYS = ("total", "up", "down", "pull", "constraint", "name")
+if TYPE_CHECKING:
+    import pandas as pd
+    from jax.typing import ArrayLike
+    from matplotlib.axes import Axes
+
+_SIZES = {"total": "total_impact", "up": "delta_mu_up", "down": "delta_mu_down"}
+_KEYS = (*_SIZES, "pull", "constraint", "name")
 
 
+@no_type_check
 def rank_impact(
-    model: HistFactoryModel,
-    data: Any = None,
+    model: Model | Impacts,
     *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    method: str | None = None,
     sort_by: str = "total",
     top_n: int | None = None,
     ascending: bool = False,
-    method: str = "refit",
 ) -> list[dict[str, Any]]:
     """Nuisance parameters ranked by their impact on the parameter of interest.
 
     Args:
-        model: A model with a parameter of interest.
+        model: A model with a parameter of interest (``model.with_poi(name)`` ranks by another one), or its ``impacts``
+            where they are known already: nothing is fitted then.
         data: As in ``fit``.
+        init: Where the unconditional fit starts, as in ``fit``.
+        fixed: Parameters to hold, as in ``fit``; they are not ranked.
+        method: As in ``impacts``: ``"refit"``, the default, or ``"linear"``.
         sort_by: ``"total"``, ``"up"``, ``"down"`` (sizes of the post-fit impacts), ``"pull"`` (its size),
             ``"constraint"`` or ``"name"``.
         top_n: How many to return; all by default.
         ascending: Whether the smallest comes first. Parameters without a pull or constraint come last in any case.
-        method: As in ``impacts``.
 
     Returns:
-        One dictionary for each parameter: ``name``; ``delta_mu_up`` and ``delta_mu_down``, the shifts of mu-hat with
-        the parameter at its best fit plus and minus its post-fit uncertainty; ``total_impact``, the sum of their sizes;
-        the same for the pre-fit width as ``delta_mu_up_prefit`` and ``delta_mu_down_prefit``; ``pull`` and
-        ``constraint`` (NaN for parameters without a constraint); ``rank``, from 1; ``converged``.
+        One dictionary for each parameter: ``name``; ``delta_mu_up`` and ``delta_mu_down``, the shifts of the parameter
+        of interest with this one at its best fit plus and minus its post-fit uncertainty; ``total_impact``, the sum of
+        their sizes; the same for the pre-fit width as ``delta_mu_up_prefit`` and ``delta_mu_down_prefit``; ``pull``
+        and ``constraint`` (NaN for parameters without a constraint); ``converged``; ``poi``, the name of the parameter
+        of interest; ``rank``, from 1.
 
     Raises:
         ModelError: Without a parameter of interest, or for wrong shapes.
-        FitError: For an unknown key or method, or a ``top_n`` that is not a positive integer.
+        FitError: For an unknown key or method, a ``top_n`` that is not a positive integer, a batch of impacts, or
+            options of a fit beside impacts that are known already.
+
+    Example:
+        >>> import nextstat_jax as nextstat
+        >>> background = {"name": "b", "data": [50.0], "modifiers": [
+        ...     {"name": "size", "type": "normsys", "data": {"hi": 1.1, "lo": 0.9}},
+        ...     {"name": "tilt", "type": "normsys", "data": {"hi": 1.02, "lo": 0.98}},
+        ... ]}
+        >>> signal = {"name": "s", "data": [10.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]}
+        >>> model = nextstat.from_pyhf({
+        ...     "channels": [{"name": "SR", "samples": [signal, background]}],
+        ...     "observations": [{"name": "SR", "data": [64.0]}],
+        ...     "measurements": [{"name": "test", "config": {"poi": "mu", "parameters": []}}],
+        ...     "version": "1.0.0",
+        ... })
+        >>> [(row["rank"], row["name"]) for row in nextstat.interpret.rank_impact(model)]
+        [(1, 'size'), (2, 'tilt')]
     """
-    if sort_by not in SORT_KEYS:
-        raise FitError(f"sort_by={sort_by!r}: expected one of {', '.join(map(repr, SORT_KEYS))}")
-    if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-        raise FitError(f"top_n={top_n!r}: expected a positive integer, or None for all")
-    return ranking_of(impacts(model, data, method=method), sort_by=sort_by, top_n=top_n, ascending=ascending)
+    one_of(sort_by, _KEYS, "sort_by")
+    if top_n is not None:
+        integer(top_n, "top_n")
+    result = _impacts_of(model, {"data": data, "init": init, "fixed": fixed, "method": method})
+    columns = _columns(result)
+    order = _order(columns, sort_by, ascending)[:top_n]
+    rows = zip(*(column[order].tolist() for column in columns.values()), strict=True)
+    return [
+        {**dict(zip(columns, row, strict=True)), "poi": result.parameter, "rank": k} for k, row in enumerate(rows, 1)
+    ]
 
 
-def ranking_of(
-    result: Impacts, *, sort_by: str = "total", top_n: int | None = None, ascending: bool = False
-) -> list[dict[str, Any]]:
-    """``rank_impact`` of impacts that are already known; arguments as there."""
-    columns = {
+def _impacts_of(model: Any, options: Mapping[str, Any]) -> Impacts:
+    """Impacts that are known, or those of a model."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not isinstance(model, Impacts):
+        return impacts(model, **given)
+    if np.ndim(model.mu_hat):
+        raise FitError(f"these impacts are a batch of shape {np.shape(model.mu_hat)}: rank one of its members")
+    if given:
+        raise FitError(f"these impacts are known already, {next(iter(given))} cannot change them: give a model instead")
+    return model
+
+
+def _columns(result: Impacts) -> dict[str, np.ndarray]:
+    return {
         "name": np.array(result.names, dtype=object),
         "delta_mu_up": np.asarray(result.post_up),
         "delta_mu_down": np.asarray(result.post_down),
@@ -68,46 +113,67 @@ def ranking_of(
         "constraint": np.asarray(result.constraint),
         "converged": np.asarray(result.converged),
     }
-    order = _order(columns, sort_by, ascending)[:top_n]
-    rows = zip(*(column[order].tolist() for column in columns.values()), strict=True)
-    return [{**dict(zip(columns, row, strict=True)), "rank": k} for k, row in enumerate(rows, start=1)]
 
 
 def _order(columns: dict[str, np.ndarray], sort_by: str, ascending: bool) -> np.ndarray:
     if sort_by == "name":
         order = np.argsort(columns["name"].astype(str), kind="stable")
         return order if ascending else order[::-1]
-    column = {"total": "total_impact", "up": "delta_mu_up", "down": "delta_mu_down"}.get(sort_by, sort_by)
-    keys = np.abs(columns[column])
+    keys = np.abs(columns[_SIZES.get(sort_by, sort_by)])
     # NumPy sorts NaN to the end.
     return np.argsort(keys if ascending else -keys, kind="stable")
 
 
-def rank_impact_df(model: HistFactoryModel, data: Any = None, **options: Any) -> Any:
+@no_type_check
+def rank_impact_df(
+    model: Model | Impacts,
+    *,
+    data: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    method: str | None = None,
+    sort_by: str = "total",
+    top_n: int | None = None,
+    ascending: bool = False,
+) -> pd.DataFrame:
     """``rank_impact`` as a pandas data frame, one row for each parameter; arguments as there.
 
     Raises:
+        ModelError: As ``rank_impact``.
+        FitError: As ``rank_impact``.
         MissingExtraError: If pandas is not installed.
     """
-    rows = rank_impact(model, data, **options)
+    rows = rank_impact(
+        model,
+        data=data,
+        init=init,
+        fixed=fixed,
+        method=method,
+        sort_by=sort_by,
+        top_n=top_n,
+        ascending=ascending,
+    )
     return dataframe({key: [row[key] for row in rows] for key in rows[0]} if rows else {})
 
 
+@no_type_check
 def plot_rank_impact(
-    ranking: HistFactoryModel | Impacts | Sequence[Mapping[str, Any]], *, top_n: int = 20, ax: Any = None
-) -> Any:
+    ranking: Model | Impacts | Sequence[Mapping[str, Any]], *, top_n: int | None = 20, ax: Axes | None = None
+) -> tuple[Axes, Axes]:
     """The ranking plot: impacts as bars, pulls and constraints as points.
 
     Args:
         ranking: A model, its ``impacts``, or what ``rank_impact`` returned.
-        top_n: How many parameters to show.
+        top_n: How many parameters to show; None for all.
         ax: Axes to draw on; a new figure by default.
 
     Returns:
         The axes of the bars and those of the points.
 
     Raises:
+        ModelError: For a model without a parameter of interest.
+        FitError: If there is no parameter to show, or for anything that is no ranking.
         MissingExtraError: If matplotlib is not installed.
     """
-    result = impacts(ranking) if isinstance(ranking, HistFactoryModel) else ranking
+    result = impacts(ranking) if isinstance(ranking, Model) else ranking
     return plot.ranking(result, top_n=top_n, ax=ax)

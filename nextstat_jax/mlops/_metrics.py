@@ -8,24 +8,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from scipy.special import ndtr
 
+from .._base._doors import no_type_check
 from .._base._errors import ModelError
-from .._base._tables import require_single
-from .._inference._asymptotics import BANDS, Discovery
+from .._inference._asymptotics import Discovery
 from .._inference._fit import FitResult
 from .._inference._goodness import pulls
+from .._inference._result import Result
+from .._inference._statistics import BANDS
+from .._model._base import Model
 
 NONFINITE = ("drop", "keep")
 _INDICES = re.compile(r"(/\d+)+$")
 
 
+@no_type_check
 def metrics_dict(
-    result: Any,
+    result: Result | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     prefix: str = "",
     *,
     parameters: bool = True,
-    model: Any = None,
+    model: Model | None = None,
     nonfinite: str = "drop",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -77,9 +82,9 @@ def metrics_dict(
 
 
 def _fit(result: FitResult, parameters: bool, model: Any) -> dict[str, Any]:
-    require_single(result.params, 1, "FitResult")
+    result._require_single()
     numbers: dict[str, Any] = {}
-    if result.poi_index >= 0:
+    if result.poi_index is not None:
         numbers |= {"mu": result.mu, "mu_uncertainty": result.mu_uncertainty}
     names = ("nll", "edm", "converged", "n_iter")
     numbers |= {name: getattr(result, name) for name in names}
@@ -155,12 +160,13 @@ def _number(name: str, value: Any) -> float:
         raise ModelError(f"{name} is {value!r:.60}: expected a number") from None
 
 
+@no_type_check
 def significance_metrics(
-    z0: Any,
-    q0: Any = None,
+    z0: ArrayLike | Discovery,
+    q0: ArrayLike | None = None,
     *,
-    loss: Any = None,
-    step_time_ms: Any = None,
+    loss: ArrayLike | None = None,
+    step_time_ms: float | None = None,
     prefix: str = "",
     nonfinite: str = "drop",
     extra: Mapping[str, Any] | None = None,
@@ -193,7 +199,7 @@ def significance_metrics(
     """
     numbers: dict[str, Any] = {}
     if isinstance(z0, Discovery):
-        require_single(z0.z0, 0, "Discovery")
+        z0._require_single()
         names = ("z0_expected", "q0_expected", "p0_expected", "mu_hat")
         numbers = {name: getattr(z0, name) for name in names}
         q0 = z0.q0 if q0 is None else q0

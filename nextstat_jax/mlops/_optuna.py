@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
+from .._base._doors import no_type_check, number
 from .._base._errors import MissingExtraError, ModelError
-from .._inference._limits import upper_limit
-from .._inference._profile import q0_test
-from .._model._model import HistFactoryModel, as_data, require_model
+from .._minimize import _status
+from .._model._base import require_model
+from .._model._model import HistFactoryModel
+from .._training._objectives import Options, data_kind, data_of, objective_of
 from .._training._soft_histogram import soft_histogram
 
-OBJECTIVES = {"z0": "maximize", "expected_limit": "minimize"}
-_MEDIAN = 2
+if TYPE_CHECKING:
+    import optuna
+
+Trial = Any
+"""An Optuna trial, or anything else with its ``suggest_float``."""
+Scores = ArrayLike | Sequence[float]
 
 
+@no_type_check
 def suggest_edges(
-    trial: Any, n_bins: Any, low: Any = 0.0, high: Any = 1.0, *, name: str = "edges", spread: Any = 2.0
+    trial: Trial, n_bins: int, low: float = 0.0, high: float = 1.0, *, name: str = "edges", spread: float = 2.0
 ) -> np.ndarray:
     """Bin edges that a trial chooses; any choice is a valid binning.
 
@@ -44,7 +52,7 @@ def suggest_edges(
         raise ModelError(f"n_bins={n_bins!r}: expected a positive integer")
     if not (_real(low) and _real(high) and low < high):
         raise ModelError(f"low={low!r}, high={high!r}: expected finite numbers, the first below the second")
-    if not (_real(spread) and spread > 0):
+    if not (_positive(spread)):
         raise ModelError(f"spread={spread!r}: expected a finite number above 0")
     x = [trial.suggest_float(f"{name}_{k}", -spread, spread) for k in range(n_bins)] if n_bins > 1 else [0.0]
     widths = np.exp(np.asarray(x) - max(x))
@@ -55,7 +63,8 @@ def suggest_edges(
     return edges
 
 
-def suggest_bandwidth(trial: Any, low: Any = 1e-3, high: Any = 0.5, *, name: str = "bandwidth") -> float:
+@no_type_check
+def suggest_bandwidth(trial: Trial, low: float = 1e-3, high: float = 0.5, *, name: str = "bandwidth") -> float:
     """A bandwidth for ``soft_histogram`` that a trial chooses, on a logarithmic scale.
 
     Args:
@@ -73,7 +82,7 @@ def suggest_bandwidth(trial: Any, low: Any = 1e-3, high: Any = 0.5, *, name: str
 
 
 class OptunaObjective:
-    """An objective for ``study.optimize``: the expected significance or limit of the models that trials build.
+    """An objective for ``study.optimize``: the expected significance, limit, ... of the models that trials build.
 
     ``build(trial)`` returns a model, or an iterator of models (a generator that yields one after each epoch of a
     training, for example). Of an iterator each value is reported to the trial as an intermediate one, and the trial is
@@ -95,13 +104,16 @@ class OptunaObjective:
 
     Args:
         build: Takes a trial.
-        objective: ``"z0"``, the discovery significance, to maximize; or ``"expected_limit"``, the median expected upper
-            limit at 95 % confidence, to minimize.
-        data: ``"asimov"`` (by default): what the model itself expects, with the signal at mu = 1 for ``"z0"`` and
-            without it for ``"expected_limit"``; ``"observed"``: the model's data; or an array as ``fit`` takes it.
+        objective: An objective of ``SignificanceLoss``: ``"z0"``, ``"q0"``, ``"zmu"`` or ``"qmu"``, to maximize;
+            ``"limit"`` (or ``"expected_limit"``), ``"cls"`` or ``"uncertainty"``, to minimize.
+        data: ``"asimov"`` (by default): what the model itself expects, with the signal at mu = 1 or without it as in
+            ``SignificanceLoss``; ``"observed"``: the model's data; or an array as ``fit`` takes it.
         choose: Which value of an iterator a trial ends with: the ``"last"`` or the ``"best"``.
+        mu: Tested value for ``"cls"``, ``"zmu"`` and ``"qmu"``.
+        level: Confidence level of ``"limit"``.
 
     Attributes:
+        objective: Name of the objective.
         direction: ``"maximize"`` or ``"minimize"``, for ``optuna.create_study``.
 
     Raises:
@@ -110,19 +122,34 @@ class OptunaObjective:
         MissingExtraError: If optuna is not installed.
     """
 
-    def __init__(self, build: Any, objective: Any = "z0", *, data: Any = "asimov", choose: Any = "last") -> None:
+    @no_type_check
+    def __init__(
+        self,
+        build: Callable[[Trial], Any],
+        objective: str = "z0",
+        *,
+        data: ArrayLike | Sequence[float] | str = "asimov",
+        choose: str = "last",
+        mu: float = 1.0,
+        level: float = 0.95,
+    ) -> None:
         if not callable(build):
             raise ModelError(f"build is a {type(build).__name__}: expected a function of a trial")
-        if objective not in OBJECTIVES:
-            raise ModelError(f"objective={objective!r}: expected 'z0' or 'expected_limit'")
-        if isinstance(data, str) and data not in ("asimov", "observed"):
-            raise ModelError(f"data={data!r}: expected 'asimov', 'observed' or an array")
+        self._objective = objective_of(objective)
+        self._kind = data_kind(data)
         if choose not in ("last", "best"):
             raise ModelError(f"choose={choose!r}: expected 'last' or 'best'")
-        self.build, self.objective, self.data, self.choose = build, objective, data, choose
-        self.direction = OBJECTIVES[objective]
+        if not (_real(mu) and mu >= 0):
+            raise ModelError(f"mu={mu!r:.60}: expected a number that is finite and not negative")
+        level = number(level, "level", 0.5, 1.0, ModelError, ": a confidence level, such as 0.95")
+        # Of a value that is looked at, not differentiated, the root needs no help.
+        self._options = Options(float(mu), level, eps=0.0)
+        self.build, self.data, self.choose = build, data, choose
+        self.objective = self._objective.name
+        self.direction = "maximize" if self._objective.larger else "minimize"
 
-    def __call__(self, trial: Any) -> float:
+    @no_type_check
+    def __call__(self, trial: optuna.Trial) -> float:
         """The value of a trial; raises ``optuna.TrialPruned`` for one that is pruned or has none."""
         optuna = _optuna()
         self._check(trial)
@@ -151,28 +178,18 @@ class OptunaObjective:
 
     def value(self, model: Any) -> tuple[float, str]:
         """The objective of one model, and an empty string or what is wrong with it."""
-        if isinstance(model, HistFactoryModel):
-            value, reason = self._significance(model) if self.objective == "z0" else self._limit(model)
-        else:
-            value, reason = _as_number(model), ""
-        if not reason and not math.isfinite(value):
-            reason = f"{self.objective} is {value}"
-        return value, reason
-
-    def _data(self, model: HistFactoryModel, mu: float) -> Any:
-        if isinstance(self.data, str):
-            return None if self.data == "observed" else model.asimov_data(mu=mu)
-        return as_data(model, self.data)
-
-    def _significance(self, model: HistFactoryModel) -> tuple[float, str]:
-        test = q0_test(model, self._data(model, 1.0))
-        value = math.sqrt(float(test.value))
-        return value, "" if test.converged or not math.isfinite(value) else "the fits did not converge"
-
-    def _limit(self, model: HistFactoryModel) -> tuple[float, str]:
-        limit = upper_limit(model, self._data(model, 0.0))
-        status = np.asarray(limit.converged)[1 + _MEDIAN]
-        return float(limit.expected[_MEDIAN]), "" if status else f"no limit: {limit.message}"
+        if not isinstance(model, HistFactoryModel):
+            value = _as_number(model)
+            return value, "" if math.isfinite(value) else f"{self.objective} is {value}"
+        objective, given = self._objective, None if self._kind == "observed" else self.data
+        data = data_of(model, self._kind, given, objective.expects)
+        found = objective.ask(model, data, None, self._options)
+        value, status = float(objective.value(found, self._options)), objective.status(found)
+        if math.isinf(value):
+            return value, f"{self.objective} is {value}"
+        if int(status) != _status.CONVERGED:
+            return value, f"no {self.objective}: {_status.message(status)}"
+        return value, f"{self.objective} is {value}" if math.isnan(value) else ""
 
     def _check(self, trial: Any) -> None:
         """``ModelError`` where the study would go the wrong way."""
@@ -197,22 +214,25 @@ def _as_number(value: Any) -> float:
         raise ModelError(f"build gave a {type(value).__name__}: expected a model, a number, or an iterator") from None
 
 
+@no_type_check
 def significance_objective(
-    model: Any,
-    events: Any,
+    model: HistFactoryModel,
+    events: Mapping[Any, Scores | tuple[Scores, Scores]],
     *,
-    low: Any = 0.0,
-    high: Any = 1.0,
-    bandwidth: Any = None,
-    objective: Any = "z0",
-    data: Any = "asimov",
-    spread: Any = 2.0,
+    low: float = 0.0,
+    high: float = 1.0,
+    bandwidth: float | str | None = None,
+    objective: str = "z0",
+    data: ArrayLike | Sequence[float] | str = "asimov",
+    spread: float = 2.0,
+    mu: float = 1.0,
+    level: float = 0.95,
 ) -> OptunaObjective:
     """An objective that finds the binning of a score, and the bandwidth of its soft histograms if wanted.
 
     Each trial chooses edges (``suggest_edges``), fills the histograms of all events anew, puts them in place of the
-    model's templates and takes the expected significance or limit. Everything else in the model stays as it is; give
-    the variations and statistical uncertainties that depend on the binning as events, too.
+    model's templates and takes the objective, such as the expected significance. Everything else in the model stays as
+    it is; give the variations and statistical uncertainties that depend on the binning as events, too.
 
     Args:
         model: The model; its number of bins is the binning's.
@@ -227,6 +247,8 @@ def significance_objective(
         objective: As in ``OptunaObjective``.
         data: As in ``OptunaObjective``.
         spread: As in ``suggest_edges``.
+        mu: As in ``OptunaObjective``.
+        level: As in ``OptunaObjective``.
 
     Returns:
         ``OptunaObjective``. ``objective.build(study.best_trial)`` is the best trial's model.
@@ -238,12 +260,12 @@ def significance_objective(
     model.require_poi()
     if not isinstance(events, Mapping) or not events:
         raise ModelError(f"events is {events!r:.60}: expected a mapping from template keys to scores")
-    if not (bandwidth is None or _suggested(bandwidth) or (_real(bandwidth) and bandwidth > 0)):
+    if not (bandwidth is None or _suggested(bandwidth) or _positive(bandwidth)):
         raise ModelError(f"bandwidth={bandwidth!r}: expected None, a positive number or 'suggest'")
     filled = {key: _scores(key, value) for key, value in events.items()}
     n_bins = _n_bins(model, next(iter(filled)))
 
-    def build(trial: Any) -> HistFactoryModel:
+    def build(trial: Trial) -> HistFactoryModel:
         edges = suggest_edges(trial, n_bins, low, high, spread=spread)
         width = bandwidth
         if _suggested(bandwidth):
@@ -252,7 +274,7 @@ def significance_objective(
 
     # A trial would fail in the same way, but in the middle of a study.
     build(_Middle())
-    return OptunaObjective(build, objective, data=data)
+    return OptunaObjective(build, objective, data=data, mu=mu, level=level)
 
 
 class _Middle:
@@ -268,6 +290,10 @@ def _suggested(bandwidth: Any) -> bool:
 
 def _real(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: Any) -> bool:
+    return _real(value) and value > 0
 
 
 def _scores(key: Any, value: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._base._doors import no_type_check
 from .._base._errors import ModelError, NextstatError
 
 
@@ -40,7 +41,8 @@ class StepTimer:
         NextstatError: From ``start`` while a step is running, and from ``stop`` while none is.
     """
 
-    def __init__(self, *, warmup: Any = 0, window: Any = 10_000) -> None:
+    @no_type_check
+    def __init__(self, *, warmup: int = 0, window: int = 10_000) -> None:
         for name, value, least in (("warmup", warmup, 0), ("window", window, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ModelError(f"{name}={value!r}: expected an integer not below {least}")
@@ -111,7 +113,8 @@ class StepTimer:
         """Median time of the latest steps; NaN if there are none."""
         return self.percentile(50)
 
-    def percentile(self, q: Any) -> float:
+    @no_type_check
+    def percentile(self, q: float) -> float:
         """A percentile of the latest steps' times, ``q`` between 0 and 100; NaN if there are none."""
         if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 100:
             raise ModelError(f"q={q!r}: expected a percentage between 0 and 100")

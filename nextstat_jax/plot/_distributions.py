@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._base._doors import integer, no_type_check
 from .._base._errors import FitError
-from . import _style
+from . import _checks, _style
 from ._style import label_of
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from matplotlib.axes import Axes
+
+    from .._inference._yields import Yields
 
 _FIELDS = (
     "values",
@@ -53,14 +60,14 @@ class _Stack:
     prefit: np.ndarray | None
 
 
+@no_type_check
 def distributions(
-    yields: Any,
-    channel: str | Sequence[str] | None = None,
-    axes: Any = None,
-    prefit: Any = None,
+    yields: Yields,
     *,
+    channels: str | Sequence[str] | None = None,
+    prefit: Yields | None = None,
     summary: bool = False,
-    edges: Mapping[str, Any] | None = None,
+    edges: Mapping[str, ArrayLike] | None = None,
     labels: Mapping[str, str] | None = None,
     order: Sequence[str] | None = None,
     max_samples: int = 10,
@@ -68,7 +75,8 @@ def distributions(
     log: bool = False,
     data: bool = True,
     columns: int = 3,
-) -> Any:
+    axes: Sequence[Axes] | None = None,
+) -> tuple[tuple[Axes, Axes], ...]:
     """Stacked yields of the samples with their total uncertainty, and the data with central intervals of Garwood.
 
     The lower panel shows data and uncertainty divided by the total yield; points outside its range become triangles at
@@ -76,8 +84,7 @@ def distributions(
 
     Args:
         yields: ``Yields``, before or after a fit.
-        channel: Name of a channel, or several; None for all.
-        axes: For each panel the upper and the lower axes; by default those of a new figure.
+        channels: Name of a channel, or several; None for all.
         prefit: ``Yields`` before the fit, whose total is drawn as a dashed line.
         summary: Whether all bins of the channels stand side by side in a single panel.
         edges: Bin edges by channel; bins are numbered where there are none.
@@ -88,24 +95,25 @@ def distributions(
         log: Whether yields are on a logarithmic axis.
         data: Whether to draw the data.
         columns: Panels in a row, for several channels.
+        axes: For each panel the upper and the lower axes; by default those of a new figure.
 
     Returns:
-        Upper and lower axes; a tuple of such pairs for several channels.
+        Upper and lower axes of each panel: of each channel, or of the one summary.
 
     Raises:
         FitError: For another kind of result, a batch, an unknown channel or sample, edges of a wrong length.
         MissingExtraError: If matplotlib is not installed.
     """
-    channels = _channels(yields, channel)
+    names = _channels(yields, channels)
     if prefit is not None:
         _check(prefit)
         if prefit.samples != yields.samples or prefit.channels != yields.channels:
             raise FitError("prefit belongs to another model: its channels or samples have other names")
-    _check_options(channels, summary, edges, max_samples, columns)
+    _check_options(names, summary, edges, max_samples, columns)
     if summary:
-        panels = [_joined(yields, channels, labels)]
+        panels = [_joined(yields, names, labels)]
     else:
-        panels = [_panel(yields, name, edges, labels) for name in channels]
+        panels = [_panel(yields, name, edges, labels) for name in names]
     bins = np.concatenate([panel.bins for panel in panels])
     stack = _stack(yields, prefit, bins, order, max_samples, data)
     pairs, own = _axes(axes, panels, columns)
@@ -117,17 +125,17 @@ def distributions(
         default = "Bin" if panel.counted and not panel.ticks and len(panel.bins) > 1 else " "
         ratio.set_xlabel(xlabel if xlabel is not None else default, loc="right")
     _legends(pairs, panels, drawn, yields.kind.capitalize(), own)
-    return pairs[0] if summary or isinstance(channel, str) or len(pairs) == 1 else tuple(pairs)
+    return tuple(pairs)
 
 
 def _check(yields: Any) -> None:
-    _style.require(yields, _FIELDS, _MAKER)
-    _style.numbers(yields.total, 1, "the yields")
+    _checks.require(yields, _FIELDS, _MAKER)
+    _checks.numbers(yields.total, 1, "the yields")
 
 
-def _channels(yields: Any, channel: str | Sequence[str] | None) -> list[str]:
+def _channels(yields: Any, channels: str | Sequence[str] | None) -> list[str]:
     _check(yields)
-    wanted = list(yields.channels) if channel is None else [channel] if isinstance(channel, str) else list(channel)
+    wanted = list(yields.channels) if channels is None else [channels] if isinstance(channels, str) else list(channels)
     unknown = [name for name in wanted if name not in yields.channels]
     if unknown or not wanted:
         there = ", ".join(yields.channels)
@@ -138,9 +146,8 @@ def _channels(yields: Any, channel: str | Sequence[str] | None) -> list[str]:
 def _check_options(
     channels: Sequence[str], summary: bool, edges: Mapping[str, Any] | None, max_samples: int, columns: int
 ) -> None:
-    for name, number in (("max_samples", max_samples), ("columns", columns)):
-        if number < 1:
-            raise FitError(f"{name}={number!r}: expected a positive integer")
+    integer(max_samples, "max_samples")
+    integer(columns, "columns")
     if edges and summary:
         raise FitError("a summary numbers the bins of all channels: leave out edges")
     unknown = [name for name in edges or () if name not in channels]
@@ -234,7 +241,7 @@ def _check_order(samples: Sequence[str], order: Sequence[str]) -> None:
 def _axes(axes: Any, panels: Sequence[_Panel], columns: int) -> tuple[list[tuple[Any, Any]], bool]:
     """Pairs of upper and lower axes, and whether they are ours."""
     if axes is not None:
-        flat = _style.several_axes(axes, 2 * len(panels), "each panel an upper and a lower one: this picture")
+        flat = _checks.several_axes(axes, 2 * len(panels), "each panel an upper and a lower one: this picture")
         return list(zip(flat[::2], flat[1::2], strict=True)), False
     columns = max(1, min(columns, len(panels)))
     rows = -(-len(panels) // columns)
@@ -307,7 +314,7 @@ def _line(ax: Any, edges: np.ndarray, values: np.ndarray) -> Any:
 
 def _points(ax: Any, edges: np.ndarray, counts: np.ndarray, unit: np.ndarray) -> tuple[Any, np.ndarray]:
     """Counts in some unit as points with their interval; returns them and the upper ends of the bars."""
-    lower, upper = _style.poisson_interval(counts)
+    lower, upper = poisson_interval(counts)
     known = unit > 0
     safe = np.where(known, unit, 1.0)
     y, low, high = (np.where(known, x / safe, np.nan) for x in (counts, lower, upper))
@@ -392,3 +399,19 @@ def _legends(
             columns = 5 if panel.borders else 2 if len(words) <= 10 else 3
             artists.append(main.legend(loc="upper right", ncols=columns, columnspacing=1.2, **options))
         _style.keep_clear(main, artists, panel.edges[:-1], panel.edges[1:], top)
+
+
+def poisson_interval(counts: Any, level: float = 0.6827) -> tuple[np.ndarray, np.ndarray]:
+    """Central interval of a Poisson mean for each count: lower and upper end.
+
+    Counts need not be integers, so that Asimov data can be drawn.
+
+    References:
+        F. Garwood, Biometrika 28 (1936) 437.
+    """
+    from scipy.special import gammaincinv
+
+    n = np.asarray(counts, dtype=float)
+    tail = 0.5 * (1.0 - level)
+    lower = np.where(n > 0, gammaincinv(np.where(n > 0, n, 1.0), tail), 0.0)
+    return lower, gammaincinv(n + 1.0, 1.0 - tail)

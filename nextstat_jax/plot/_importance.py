@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._base._doors import no_type_check
 from .._base._errors import FitError
-from . import _style
+from . import _checks, _style
 from ._style import label_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .._inference._importance import Importance
 
 _ROW = 0.26  # inches
 
 
+@no_type_check
 def importance(
-    result: Any,
-    ax: Any = None,
+    result: Importance,
     *,
     sample: str | None = None,
     channel: str | None = None,
     top_n: int | None = 20,
     labels: Mapping[str, str] | None = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """What the discovery significance hangs on: its systematics, or the bins of one sample.
 
     Args:
         result: ``Importance``, as ``interpret.importance(model)`` returns it.
-        ax: Axes to draw in; by default those of a new figure.
         sample: Draw d(Z0) / d(yield) of this sample, bin by bin, in place of the systematics.
         channel: In this channel alone.
         top_n: Number of systematics, the largest on top; None for all.
         labels: Text for names.
+        ax: Axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
@@ -41,9 +48,9 @@ def importance(
         ModelError: For a sample that does not exist.
         MissingExtraError: If matplotlib is not installed.
     """
-    _style.require(result, ("z0", "systematics", "cells", "names", "rows"), "interpret.importance(model)")
-    _style.check_top_n(top_n)
-    values = _style.numbers(result.systematics, 1, "importance")
+    _checks.require(result, ("z0", "systematics", "cells", "names", "rows"), "interpret.importance(model)")
+    _checks.check_top_n(top_n)
+    values = _checks.numbers(result.systematics, 1, "importance")
     if sample is not None:
         return _bins(np.asarray(result.of(sample, channel)), label_of(sample, labels), ax)
     if not len(values):
@@ -53,7 +60,7 @@ def importance(
 
     order = np.argsort(-np.abs(values), kind="stable")[:top_n]
     names = [label_of(result.names[k], labels) for k in order]
-    ax = _style.axes_of(ax, (3.4 + _style.width_of(names), 1.2 + _ROW * max(len(names), 3)))
+    ax = _checks.axes_of(ax, (3.4 + _style.width_of(names), 1.2 + _ROW * max(len(names), 3)))
     rows = np.arange(len(order))
     chosen = values[order]
     colors = [_style.ORANGE if x < 0 else _style.BLUE for x in chosen]
@@ -72,7 +79,7 @@ def importance(
 
 
 def _bins(slopes: np.ndarray, name: str, ax: Any) -> Any:
-    ax = _style.axes_of(ax, (4.6, 3.2))
+    ax = _checks.axes_of(ax, (4.6, 3.2))
     edges = np.arange(len(slopes) + 1) + 0.5
     ax.stairs(slopes, edges, fill=True, color=_style.BLUE, alpha=0.85, label=name)
     ax.axhline(0.0, color="black", linewidth=0.8)

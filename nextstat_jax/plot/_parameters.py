@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._base._doors import no_type_check
 from .._base._errors import FitError
 from .._inference._goodness import correlation_matrix
-from . import _style
+from . import _checks, _style
 from ._style import label_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .._inference._fit import FitResult
+    from .._inference._goodness import Pulls
+    from .._inference._impacts import Impacts
 
 _ROW = 0.21  # inches
 
 
+@no_type_check
 def pulls(
-    result: Any,
-    ax: Any = None,
+    result: Pulls,
     *,
     top_n: int | None = None,
     exclude: str | Sequence[str] = (),
     columns: int = 1,
     labels: Mapping[str, str] | None = None,
-) -> Any:
+    axes: Axes | Sequence[Axes] | None = None,
+) -> tuple[Axes, ...]:
     """Pulls of the constrained parameters with their uncertainties after the fit.
 
     Points at ``(theta-hat - theta_0) / sigma_0`` with error bars ``sigma / sigma_0``; the bands are one and two
@@ -32,23 +41,23 @@ def pulls(
 
     Args:
         result: ``Pulls``, as ``pulls(model, fit_result)`` returns them.
-        ax: Axes to draw in, or a sequence of them, one for each column; by default those of a new figure whose height
-            follows the number of parameters.
         top_n: Show the parameters with the largest pulls only, the largest on top.
         exclude: Patterns of names to leave out, such as ``"staterror*"``.
         columns: Number of panels side by side that share the parameters, for long lists.
         labels: Text for names; formulas in dollars are set as such.
+        axes: Axes to draw in, one for each column; by default those of a new figure whose height follows the number of
+            parameters.
 
     Returns:
-        The axes; a tuple of them for more than one column.
+        The axes, one for each column.
 
     Raises:
         FitError: For another kind of result, a batch, or if no parameter is left.
         MissingExtraError: If matplotlib is not installed.
     """
-    _style.require(result, ("names", "pull", "constraint", "fixed"), "pulls(model, fit_result)")
-    _style.check_top_n(top_n)
-    pull, constraint, fixed = (_style.numbers(x, 1, "pulls") for x in (result.pull, result.constraint, result.fixed))
+    _checks.require(result, ("names", "pull", "constraint", "fixed"), "pulls(model, fit_result)")
+    _checks.check_top_n(top_n)
+    pull, constraint, fixed = (_checks.numbers(x, 1, "pulls") for x in (result.pull, result.constraint, result.fixed))
     patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     kept = [k for k, name in enumerate(result.names) if not fixed[k] and not _matches(name, patterns)]
     if not kept:
@@ -59,19 +68,19 @@ def pulls(
         raise FitError(f"columns={columns!r}: expected between 1 and {len(kept)}, the number of parameters")
     rows = -(-len(kept) // columns)
     names = [label_of(result.names[k], labels) for k in kept]
-    if ax is None:
+    if axes is None:
         panel = 2.9 if columns == 1 else 2.0
         size = (columns * (panel + _style.width_of(names)), 0.9 + _ROW * max(rows, 4))
         panels = list(_style.new_figure(size).subplots(1, columns, squeeze=False)[0])
     else:
-        panels = _style.several_axes(ax, columns, f"a picture of pulls in {columns} columns")
+        panels = _checks.several_axes(axes, columns, f"a picture of pulls in {columns} columns")
     reach = max(2.6, 1.08 * float(np.nanmax(np.abs(pull[kept]) + np.nan_to_num(constraint[kept]), initial=0.0)))
     for k, panel in enumerate(panels):
         part = kept[k * rows : (k + 1) * rows]
         _draw_pulls(panel, pull[part], constraint[part], reach)
         _style.name_rows(panel, [label_of(result.names[i], labels) for i in part])
         panel.set_ylim(rows - 0.5, -0.5)
-    return tuple(panels) if columns > 1 else panels[0]
+    return tuple(panels)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -93,14 +102,15 @@ def points(ax: Any, x: np.ndarray, y: np.ndarray, error: np.ndarray, label: str 
     ax.errorbar(x, y, xerr=error, fmt="o", color="black", markersize=4, elinewidth=1.2, zorder=3, label=label)
 
 
+@no_type_check
 def ranking(
-    impacts: Any,
-    top_n: int | None = 20,
-    ax: Any = None,
+    impacts: Impacts | Sequence[Mapping[str, Any]],
     *,
+    top_n: int | None = 20,
     labels: Mapping[str, str] | None = None,
     poi: str | None = None,
-) -> tuple[Any, Any]:
+    ax: Axes | None = None,
+) -> tuple[Axes, Axes]:
     """The parameters with the largest impact on the parameter of interest.
 
     Bars (upper axis): by how much the best-fit parameter of interest moves if a parameter is held one standard
@@ -111,9 +121,9 @@ def ranking(
         impacts: ``Impacts``, drawn in the order of their size, or the list of dictionaries that
             ``interpret.rank_impact(model)`` returns, drawn in its order.
         top_n: Number of parameters; None for all.
-        ax: Axes to draw in; by default those of a new figure whose height follows the number of parameters.
         labels: Text for names.
         poi: Text for the parameter of interest; by default its name.
+        ax: Axes to draw in; by default those of a new figure whose height follows the number of parameters.
 
     Returns:
         The axes of the bars, and those of the points on top of them.
@@ -122,7 +132,7 @@ def ranking(
         FitError: For another kind of result, a batch, or if there is no parameter.
         MissingExtraError: If matplotlib is not installed.
     """
-    _style.check_top_n(top_n)
+    _checks.check_top_n(top_n)
     table, name, order = _impact_columns(impacts)
     order = order[:top_n]
     if len(order) == 0:
@@ -132,7 +142,7 @@ def ranking(
         label_of(one, labels) + ("" if good else " (not converged)")
         for one, good in zip(table["names"], table["converged"], strict=True)
     ]
-    ax = _style.axes_of(ax, (3.8 + _style.width_of(names), 2.1 + 1.25 * _ROW * len(names)))
+    ax = _checks.axes_of(ax, (3.8 + _style.width_of(names), 2.1 + 1.25 * _ROW * len(names)))
     over = ax.twiny()
     _draw_impacts(ax, table)
     _draw_ranked_pulls(over, table)
@@ -150,10 +160,11 @@ _KEYS = ("delta_mu_up", "delta_mu_down", "delta_mu_up_prefit", "delta_mu_down_pr
 def _impact_columns(impacts: Any) -> tuple[dict[str, Any], str, np.ndarray]:
     """Columns by name, the parameter of interest, and the order of rows, from either form of a ranking."""
     if isinstance(impacts, list | tuple):
-        return _columns_of_rows(impacts), "mu", np.arange(len(impacts))
+        columns = _columns_of_rows(impacts)
+        return columns, impacts[0].get("poi", "mu") if impacts else "mu", np.arange(len(impacts))
     makers = "interpret.impacts(model) or interpret.rank_impact(model)"
-    _style.require(impacts, ("names", "parameter", "converged", *_FIELDS), makers)
-    columns = {field: _style.numbers(getattr(impacts, field), 1, "the impacts").astype(float) for field in _FIELDS}
+    _checks.require(impacts, ("names", "parameter", "converged", *_FIELDS), makers)
+    columns = {field: _checks.numbers(getattr(impacts, field), 1, "the impacts").astype(float) for field in _FIELDS}
     total = np.nan_to_num(np.abs(columns["post_up"]) + np.abs(columns["post_down"]))
     columns["converged"] = np.asarray(impacts.converged)
     return {"names": np.array(impacts.names, object), **columns}, impacts.parameter, np.argsort(-total, kind="stable")
@@ -230,22 +241,23 @@ def _ranking_legend(ax: Any, over: Any) -> None:
     ax.set_ylim(rows - 0.5, -0.5 - rows * covered / (1.0 - covered))
 
 
+@no_type_check
 def correlation(
-    fit_result: Any,
+    fit_result: FitResult,
+    *,
     threshold: float = 0.2,
     top_n: int | None = 30,
-    ax: Any = None,
-    *,
     labels: Mapping[str, str] | None = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """Correlations of the parameters that are strongly correlated with any other.
 
     Args:
         fit_result: As ``fit(model)`` returns it.
         threshold: Least absolute correlation with another parameter of a parameter that is shown.
         top_n: At most so many parameters, those with the largest correlations; None for all.
-        ax: Axes to draw in; by default those of a new figure whose size follows the number of parameters.
         labels: Text for names.
+        ax: Axes to draw in; by default those of a new figure whose size follows the number of parameters.
 
     Returns:
         The axes.
@@ -254,7 +266,7 @@ def correlation(
         FitError: For another kind of result, a batch, or if no correlation reaches the threshold.
         MissingExtraError: If matplotlib is not installed.
     """
-    _style.check_top_n(top_n)
+    _checks.check_top_n(top_n)
     matrix = correlation_matrix(fit_result)
     if not 0 <= threshold <= 1:
         raise FitError(f"threshold={threshold!r}: expected a number between 0 and 1")
@@ -268,7 +280,7 @@ def correlation(
     names = [label_of(fit_result.parameter_names[k], labels) for k in kept]
     side = 0.36 * max(len(kept), 5)
     margin = _style.width_of(names)
-    ax = _style.axes_of(ax, (side + margin + 0.2, side + margin + 0.2))
+    ax = _checks.axes_of(ax, (side + margin + 0.2, side + margin + 0.2))
     part = matrix[np.ix_(kept, kept)]
     ax.imshow(part, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     for i, j in np.ndindex(part.shape):

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._base._doors import no_type_check, number
 from .._base._errors import FitError
-from . import _style
+from . import _checks, _style
 from ._style import label_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .._inference._intervals import Contour, Interval
+    from .._inference._scan import ScanResult
 
 _LINES = ("-", "--", "-.", ":")
 
 
+@no_type_check
 def scan(
-    result: Any,
-    ax: Any = None,
-    interval: Any = None,
+    result: ScanResult | Mapping[str, ScanResult],
     *,
-    levels: Sequence[float] = (0.6827, 0.95),
+    interval: Interval | Sequence[Interval] | None = None,
+    level: float | Sequence[float] = (0.6827, 0.95),
     label: str | None = None,
     labels: Mapping[str, str] | None = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """Profile likelihood of one parameter: ``2 (NLL - NLL at the minimum)`` against its value.
 
     Args:
         result: ``ScanResult`` of one parameter, or a mapping from texts of the legend to several of the same one.
-        ax: Axes to draw in; by default those of a new figure.
-        interval: ``Interval``, or several, whose ends are marked; the first is written in the legend.
-        levels: Confidence levels of the horizontal lines.
+        interval: ``Interval``, or several, whose ends are marked.
+        level: Confidence levels of the horizontal lines, one or several.
         label: Text of the legend for a single scan.
         labels: Text for names of parameters.
+        ax: Axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
@@ -49,8 +57,9 @@ def scan(
     if len(names) != 1:
         raise FitError(f"scans of different parameters in one picture: {', '.join(sorted(names))}")
     name = label_of(names.pop(), labels)
-    lines = [_threshold(level, 1) for level in levels]
-    ax = _style.axes_of(ax, (5.6, 4.2))
+    levels = _levels(level)
+    lines = [_threshold(one, 1) for one in levels]
+    ax = _checks.axes_of(ax, (5.6, 4.2))
     colors = ("black", *_style.PALETTE)
     for k, (text, (x, y)) in enumerate(drawn.items()):
         ax.plot(x, y, color=colors[k % len(colors)], linestyle=_LINES[k % len(_LINES)], linewidth=1.8, label=text)
@@ -58,12 +67,12 @@ def scan(
     highest = max(np.max(y[np.isfinite(y)], initial=0.0) for _, y in drawn.values())
     ax.set_xlim(start, stop)
     ax.set_ylim(0.0, max(min(1.05 * highest, 3.0 * max(lines, default=highest)), 1e-12))
-    for level, line in zip(levels, lines, strict=True):
+    for one, line in zip(levels, lines, strict=True):
         if line < ax.get_ylim()[1]:
             ax.axhline(line, color=_style.GRAY, linewidth=0.9, linestyle=":", zorder=1)
             place: dict[str, Any] = {"va": "center", "color": _style.GRAY, "fontsize": _style.SMALL}
             # Outside the frame, where no curve passes.
-            ax.annotate(_percent(level), (stop, line), xytext=(4, 0), textcoords="offset points", **place)
+            ax.annotate(_percent(one), (stop, line), xytext=(4, 0), textcoords="offset points", **place)
     _mark_intervals(ax, interval, name, *next(iter(drawn.values())))
     _style.dress(ax)
     ax.set_xlabel(name, loc="right")
@@ -88,22 +97,26 @@ def _curve(result: Any) -> tuple[np.ndarray, np.ndarray]:
     _require_scan(result)
     if len(result.parameters) != 1:
         raise FitError(f"a scan of {len(result.parameters)} parameters: use plot.contour for two")
-    x, y = _style.numbers(result.values[0], 1, "the scan"), _style.numbers(result.delta, 1, "the scan")
-    _style.need_two(x, "the scan")
+    x, y = _checks.numbers(result.values[0], 1, "the scan"), _checks.numbers(result.delta, 1, "the scan")
+    _checks.need_two(x, "the scan")
     order = np.argsort(x)
     return x[order], y[order]
 
 
 def _require_scan(result: Any) -> None:
-    _style.require(result, ("parameters", "values", "delta", "best"), "profile_scan(model, ...)")
+    _checks.require(result, ("parameters", "values", "delta", "best"), "profile_scan(model, ...)")
+
+
+def _levels(level: Any) -> list[float]:
+    """One or several confidence levels, checked."""
+    several = list(level) if isinstance(level, list | tuple | np.ndarray) else [level]
+    return [number(one, "level", 0.0, 1.0, hint=": a confidence level, such as 0.6827") for one in several]
 
 
 def _threshold(level: float, ndof: int) -> float:
     """Quantile of the chi-squared distribution."""
     from scipy.special import chdtri
 
-    if not 0 < level < 1:
-        raise FitError(f"a level of {level!r}: expected a number between 0 and 1")
     return float(chdtri(ndof, 1.0 - level))
 
 
@@ -116,8 +129,8 @@ def _mark_intervals(ax: Any, interval: Any, name: str, x: np.ndarray, y: np.ndar
     """Dashed lines from the ends of the intervals up to the curve."""
     several = [] if interval is None else list(interval) if isinstance(interval, list | tuple) else [interval]
     for k, one in enumerate(several):
-        _style.require(one, ("best", "lower", "upper", "level"), "interval(model, ...)")
-        best, lower, upper = (float(_style.numbers(v, 0, "the interval")) for v in (one.best, one.lower, one.upper))
+        _checks.require(one, ("best", "lower", "upper", "level"), "interval(model, ...)")
+        best, lower, upper = (float(_checks.numbers(v, 0, "the interval")) for v in (one.best, one.lower, one.upper))
         text = f"{name} = ${_asymmetric(best, lower, upper)}$ ({_percent(one.level)})"
         style = {"color": (_style.RED, _style.BLUE, _style.ORANGE)[k % 3], "linestyle": "--", "linewidth": 1.2}
         for place, end in enumerate((lower, upper)):
@@ -134,20 +147,21 @@ def _asymmetric(best: float, lower: float, upper: float) -> str:
     return f"{best:.{digits}f}^{{+{up}}}_{{-{down}}}"
 
 
+@no_type_check
 def contour(
-    result: Any,
-    ax: Any = None,
+    result: Contour | ScanResult,
     *,
-    levels: Sequence[float] = (0.6827, 0.95),
+    level: float | Sequence[float] = (0.6827, 0.95),
     labels: Mapping[str, str] | None = None,
-) -> Any:
+    ax: Axes | None = None,
+) -> Axes:
     """Confidence regions of two parameters, and the best fit.
 
     Args:
         result: ``Contour``, or ``ScanResult`` of two parameters.
-        ax: Axes to draw in; by default those of a new figure.
-        levels: Confidence levels that are read off a scan; a ``Contour`` has its own.
+        level: Confidence levels that are read off a scan, one or several; a ``Contour`` has its own.
         labels: Text for names of parameters.
+        ax: Axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
@@ -158,17 +172,17 @@ def contour(
     """
     is_scan = hasattr(result, "delta")
     if not is_scan:
-        _style.require(result, ("parameters", "levels", "best", "points"), "contour(model, ...) or profile_scan(...)")
+        _checks.require(result, ("parameters", "levels", "best", "points"), "contour(model, ...) or profile_scan(...)")
     if len(result.parameters) != 2:
         raise FitError(f"a scan of {len(result.parameters)} parameter: use plot.scan for one")
-    best = _style.numbers(result.best, 1, "the contour")
-    ax = _style.axes_of(ax, (5.2, 4.6))
+    best = _checks.numbers(result.best, 1, "the contour")
+    ax = _checks.axes_of(ax, (5.2, 4.6))
     if is_scan:
-        drawn = _draw_levels(ax, result, levels)
+        drawn = _draw_levels(ax, result, _levels(level))
     else:
         drawn = _draw_closed(ax, result)
-    for k, level in enumerate(drawn):
-        ax.plot([], [], label=_percent(level), **_line_style(k))
+    for k, one in enumerate(drawn):
+        ax.plot([], [], label=_percent(one), **_line_style(k))
     ax.plot(*best, marker="+", color="black", markersize=9, markeredgewidth=1.8, linestyle="none", label="Best fit")
     if not is_scan:
         ax.margins(0.08)
@@ -187,10 +201,10 @@ def _line_style(k: int) -> dict[str, Any]:
     }
 
 
-def _draw_levels(ax: Any, result: Any, levels: Sequence[float]) -> list[float]:
+def _draw_levels(ax: Any, result: Any, levels: list[float]) -> list[float]:
     """Contours of a scan; those that its grid does not reach are left out."""
-    x, y = (_style.numbers(axis, 1, "the scan") for axis in result.values)
-    delta = np.ma.masked_invalid(_style.numbers(result.delta, 2, "the scan"))
+    x, y = (_checks.numbers(axis, 1, "the scan") for axis in result.values)
+    delta = np.ma.masked_invalid(_checks.numbers(result.delta, 2, "the scan"))
     columns, rows = np.argsort(x), np.argsort(y)
     for k, level in enumerate(levels):
         height = _threshold(level, 2)
@@ -198,12 +212,12 @@ def _draw_levels(ax: Any, result: Any, levels: Sequence[float]) -> list[float]:
             style = _line_style(k)
             options = {"colors": [style["color"]], "linestyles": style["linestyle"], "linewidths": style["linewidth"]}
             ax.contour(x[columns], y[rows], delta[np.ix_(columns, rows)].T, levels=[height], **options)
-    return list(levels)
+    return levels
 
 
 def _draw_closed(ax: Any, result: Any) -> list[float]:
     """Contours as closed curves through their points."""
-    points = _style.numbers(result.points, 3, "the contour")
+    points = _checks.numbers(result.points, 3, "the contour")
     for k, curve in enumerate(points):
         ax.plot(*np.concatenate([curve, curve[:1]]).T, **_line_style(k))
     return [float(level) for level in result.levels]

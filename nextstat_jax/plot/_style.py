@@ -1,4 +1,4 @@
-"""What all pictures share: where they are drawn, how axes look in a paper, colors, room for legends, checks.
+"""What all pictures share: the figures that they are drawn in, how axes look in a paper, colors, room for legends.
 
 Nothing here touches matplotlib's global settings, which threads share: every artist gets its style when it is made.
 Sizes are relative to the user's font size, and colors of text are the user's.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._base._errors import FitError, MissingExtraError
+from .._base._errors import MissingExtraError
 
 # Ten colors that people with any color vision can tell apart: M. A. Petroff, arXiv:2107.02270.
 PALETTE = (
@@ -73,32 +73,13 @@ def _shows(mpl: Any) -> bool:
     return mpl.get_backend().lower() not in _FILES
 
 
-def axes_of(ax: Any, size: tuple[float, float]) -> Any:
-    """The axes to draw in: the given ones, or those of a new figure of that size."""
-    require_matplotlib()
-    return new_figure(size).add_subplot() if ax is None else check_axes(ax, "ax")
-
-
-def several_axes(axes: Any, number: int, what: str) -> list[Any]:
-    """Given axes in a flat list; ``FitError`` unless there are as many as needed."""
-    require_matplotlib()
-    flat = list(np.asarray(axes, dtype=object).ravel())
-    if len(flat) != number:
-        raise FitError(f"{len(flat)} axes given: {what} needs {number}")
-    return [check_axes(one, "axes") for one in flat]
-
-
-def check_axes(ax: Any, what: str) -> Any:
-    """``ax`` itself; ``FitError`` for anything but axes of matplotlib."""
-    from matplotlib.axes import Axes
-
-    if not isinstance(ax, Axes):
-        raise FitError(f"{what} is a {type(ax).__name__}: expected matplotlib axes")
-    return ax
-
-
 def dress(ax: Any, minor: str = "both") -> None:
-    """Ticks inside on all four sides; minor ones on the axes ``"x"``, ``"y"``, ``"both"`` or ``"none"``."""
+    """Ticks inside on all four sides, as papers have them.
+
+    Args:
+        ax: Axes of matplotlib.
+        minor: Which axes have minor ticks: ``"x"``, ``"y"``, ``"both"`` or ``"none"``.
+    """
     from matplotlib.ticker import AutoMinorLocator, NullLocator
 
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
@@ -118,8 +99,13 @@ def name_rows(ax: Any, names: Sequence[str]) -> None:
     ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def label_of(name: str, labels: Mapping[str, str] | None) -> str:
-    """The user's text for a name, or the name with its dollars escaped, so that none of it reads as a formula."""
+def label_of(name: str, labels: Mapping[str, str] | None = None) -> str:
+    """The user's text for a name, or the name with its dollars escaped, so that none of it reads as a formula.
+
+    Args:
+        name: Name of a parameter, a sample or a channel.
+        labels: Texts by name.
+    """
     if labels is not None and name in labels:
         return labels[name]
     return r"$\mu$" if name == "mu" else name.replace("$", r"\$")
@@ -198,50 +184,3 @@ def pieces(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A curve as pieces between its points, for ``legend_with_room``."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     return x[:-1], x[1:], np.fmax(y[:-1], y[1:])
-
-
-def require(result: Any, fields: Sequence[str], maker: str) -> None:
-    """``FitError`` unless a result has what a picture needs."""
-    if not all(hasattr(result, field) for field in fields):
-        raise FitError(f"expected what {maker} returns, found {type(result).__name__}")
-
-
-def numbers(x: Any, ndim: int, what: str) -> np.ndarray:
-    """NumPy array of a field; ``FitError`` for a batch or a single value where there should be ``ndim`` axes."""
-    try:
-        array = np.asarray(x)
-    except Exception:
-        raise FitError(f"{what}: there are no values yet; draw outside jit, grad and vmap") from None
-    if array.ndim > ndim:
-        raise FitError(f"{what}: an array of shape {array.shape} is a batch; draw one of its members")
-    if array.ndim < ndim:
-        raise FitError(f"{what}: a single value makes no picture; give an array")
-    return array
-
-
-def need_two(x: np.ndarray, what: str) -> None:
-    """``FitError`` where there are too few points for a curve."""
-    if len(x) < 2:
-        raise FitError(f"{what}: {len(x)} point makes no curve; give at least two")
-
-
-def check_top_n(top_n: int | None) -> None:
-    """``FitError`` unless a number of rows is positive or None."""
-    if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int | np.integer) or top_n < 1):
-        raise FitError(f"top_n={top_n!r}: expected a positive integer or None")
-
-
-def poisson_interval(counts: Any, level: float = 0.6827) -> tuple[np.ndarray, np.ndarray]:
-    """Central interval of a Poisson mean for each count: lower and upper end.
-
-    Counts need not be integers, so that Asimov data can be drawn.
-
-    References:
-        F. Garwood, Biometrika 28 (1936) 437.
-    """
-    from scipy.special import gammaincinv
-
-    n = np.asarray(counts, dtype=float)
-    tail = 0.5 * (1.0 - level)
-    lower = np.where(n > 0, gammaincinv(np.where(n > 0, n, 1.0), tail), 0.0)
-    return lower, gammaincinv(n + 1.0, 1.0 - tail)

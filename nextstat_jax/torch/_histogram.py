@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jax.typing import ArrayLike
 
+from .._base._doors import no_type_check
 from .._base._errors import ModelError
 from .._training._shaping import MIN_FRACTION, check_minimum, check_range
 from .._training._soft_histogram import DEFAULT_BANDWIDTH, FAR, check_options
@@ -36,7 +39,14 @@ class SoftHistogram(torch.nn.Module):
 
     bin_edges: Any
 
-    def __init__(self, bin_edges: Any, bandwidth: Any = None, mode: str = "kde", outside: str = "drop") -> None:
+    @no_type_check
+    def __init__(
+        self,
+        bin_edges: torch.Tensor | ArrayLike | Sequence[float] | torch.nn.Module,
+        bandwidth: torch.Tensor | float | None = None,
+        mode: str = "kde",
+        outside: str = "drop",
+    ) -> None:
         super().__init__()
         check_options(mode, outside)
         if not isinstance(bin_edges, torch.nn.Module):
@@ -57,8 +67,13 @@ class SoftHistogram(torch.nn.Module):
         bins = "learnable edges" if isinstance(self.bin_edges, torch.nn.Module) else f"bins={len(self.bin_edges) - 1}"
         return f"{bins}, bandwidth={self.bandwidth}, mode={self.mode!r}, outside={self.outside!r}"
 
+    @no_type_check
     def forward(
-        self, scores: torch.Tensor, weights: torch.Tensor | None = None, *, bandwidth: Any = None
+        self,
+        scores: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        bandwidth: torch.Tensor | float | None = None,
     ) -> torch.Tensor:
         """Sums of weights in each bin.
 
@@ -80,8 +95,13 @@ class SoftHistogram(torch.nn.Module):
             x = torch.where(x < e[0], e[0], torch.where(x > e[-1], e[-1], x))
         return (w @ _shares(x, e, h, self.mode)).to(dtype)
 
+    @no_type_check
     def uncertainty(
-        self, scores: torch.Tensor, weights: torch.Tensor | None = None, *, bandwidth: Any = None
+        self,
+        scores: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        bandwidth: torch.Tensor | float | None = None,
     ) -> torch.Tensor:
         """Root of the sum of squared weights in each bin, as a staterror's template ``(sample, "stat")`` needs it.
 
@@ -183,6 +203,7 @@ class MonotoneEdges(torch.nn.Module):
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], grad_fn=<CatBackward0>)
     """
 
+    @no_type_check
     def __init__(self, n_bins: int, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
         check_range(low, high)
@@ -201,6 +222,7 @@ class MonotoneEdges(torch.nn.Module):
         return torch.cat([ends[:1], inner, ends[1:]])
 
 
+@no_type_check
 def guard_empty_bins(histogram: torch.Tensor, minimum: float) -> torch.Tensor:
     """``nextstat_jax.guard_empty_bins`` in torch: bins stay above 0, with a gradient that lets them fill again."""
     check_minimum(minimum)

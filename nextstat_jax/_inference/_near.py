@@ -1,0 +1,290 @@
+"""Many fits near a known minimum, in batches.
+
+Toys and impacts repeat one fit with other data or with one parameter moved. Their minima lie near a minimum whose
+curvature is known, so that a quasi-Newton method with this curvature as its first guess needs no Hessian and no
+factorization of its own: an iteration is one gradient and a few products, which run as matrix products over a batch.
+Every result is checked like any fit; the few that do not converge are fitted again by the full minimizer.
+
+References:
+    J. Nocedal, S. J. Wright, Numerical Optimization (2006), algorithm 7.4 (L-BFGS).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._likelihood._protocol import Attempts, Likelihood
+from .._minimize import _status
+from .._minimize._dense import covariance
+from .._minimize._newton import Box, Minimum, active
+from ._rows import Rows
+from ._search import LEAST_WORTH, PROBLEM, Found, search
+from ._settle import pins_of
+
+# Pairs of steps and gradient changes that are kept, and iterations after which the full minimizer takes over.
+_MEMORY = 6
+_MAX_STEPS = 80
+BATCH = 64
+
+
+class Center(NamedTuple):
+    """A minimum and its curvature.
+
+    Attributes:
+        inverse: Inverse Hessian in the parameters that can move there, zero elsewhere, shape (n_params, n_params).
+        multipliers: Of what keeps a fit inside its domain.
+        poi: Index of the parameter of interest, which may move off its bound, or -1.
+    """
+
+    inverse: Array
+    multipliers: Array
+    poi: Array
+
+
+class Lanes(NamedTuple):
+    """Many fits, along a leading axis.
+
+    Attributes:
+        start: Starting points, shape (n_fits, n_params); they hold the value of the parameter that is held.
+        pin: Index of the parameter that is held, n_params for none, shape (n_fits,).
+        data: Data vectors, shape (n_fits, n_data), or (n_data,) for all alike.
+    """
+
+    start: Array
+    pin: Array
+    data: Array
+
+
+class _Lane(NamedTuple):
+    """State of one fit. ``steps``, ``changes`` and ``weights`` are the memory, the newest first."""
+
+    y: Array
+    value: Array
+    gradient: Array
+    pinned: Array
+    steps: Array
+    changes: Array
+    weights: Array
+    scale: Array
+    multipliers: Array
+    restart: Array
+    edm: Array
+    running: Array
+    done: Array
+    num_steps: Array
+    aux: Any
+
+
+def center_of(likelihood: Likelihood, data: Array, minimum: Minimum, poi: Array) -> Center:
+    """The curvature at an unconditional minimum. Parameters on a bound do not move, but for the one of interest."""
+    held = likelihood.frozen > 0
+    pinned = pins_of(likelihood, minimum, likelihood.init, held).mask
+    of_poi = jnp.arange(len(held)) == poi
+    free = jnp.where(of_poi, held, pinned)
+    barrier = likelihood.barrier(minimum.multipliers)
+    exact, positive = likelihood.curvatures(minimum.y, data, barrier)
+    candidates = ((exact, free), (positive, free), (exact, pinned), (positive, pinned))
+    inverse = covariance(*candidates[-1])
+    for hessian, mask in candidates[-2::-1]:
+        better = covariance(hessian, mask)
+        inverse = jnp.where(jnp.isfinite(better).all(), better, inverse)
+    return Center(inverse, minimum.multipliers, jnp.asarray(poi))
+
+
+def fits_near(
+    likelihood: Likelihood, center: Center, lanes: Lanes, attempts: Attempts, wanted: Array | None = None
+) -> Found:
+    """Fits every lane; not differentiated.
+
+    Args:
+        likelihood: The likelihood.
+        center: A minimum nearby.
+        lanes: What is fitted.
+        attempts: Further starts: if any is worth a try, every fit is made by the full minimizer.
+        wanted: Which are wanted, shape (n_fits,); all by default.
+
+    Returns:
+        ``Found`` with a leading axis; ``num_steps`` counts the iterations of both methods.
+    """
+    shared = lanes.data.ndim == 1
+    worth = jnp.where(jnp.isfinite(attempts.worth), LEAST_WORTH, jnp.inf)
+    several = jnp.isfinite(worth).any()
+
+    def quick(row: tuple[Lanes, Array]) -> tuple[Minimum, Array]:
+        lane, wanted = row
+        return quick_fit(likelihood, center, lane._replace(data=lanes.data) if shared else lane, wanted & ~several)
+
+    def full(row: tuple[Lanes, Array, Minimum, Array]) -> Found:
+        lane, wanted, minimum, done = row
+        data = lanes.data if shared else lane.data
+        held = (likelihood.frozen > 0).at[lane.pin].set(True, mode="drop")
+        once = Found(minimum, jnp.full_like(minimum.value, jnp.inf), wanted.astype(int))
+
+        def again() -> Found:
+            # From where the lane began: where it ended may be far from anything.
+            found, _ = search(likelihood, data, lane.start, held, attempts._replace(worth=worth))
+            steps = found.minimum.num_steps + minimum.num_steps
+            return found._replace(minimum=found.minimum._replace(num_steps=steps))
+
+        return lax.cond(done | ~wanted, lambda: once, again)
+
+    wanted = jnp.ones(lanes.pin.shape, bool) if wanted is None else wanted
+    rows = lanes._replace(data=jnp.zeros((len(lanes.pin), 0), lanes.data.dtype)) if shared else lanes
+    minima, done = lax.map(quick, (rows, wanted), batch_size=min(BATCH, len(lanes.pin)))
+    return lax.map(full, (rows, wanted, minima, done))
+
+
+def near_rows(likelihood: Likelihood, poi: Array, data: Array, rows: Rows, minimum: Minimum) -> Found:
+    """The fits of a question that begin near their minima; arguments as in ``make_rows``.
+
+    Args:
+        likelihood: The likelihood.
+        poi: Index of the parameter of interest.
+        data: The data.
+        rows: The fits; each holds one parameter at most.
+        minimum: The unconditional one.
+    """
+    center = center_of(likelihood, data, minimum, poi)
+    mine = rows.held & ~(likelihood.frozen > 0)
+    pin = jnp.where(mine.any(1), jnp.argmax(mine, axis=1), mine.shape[1])
+    attempts = likelihood.attempts(data, poi)
+    return fits_near(likelihood, center, Lanes(rows.start, pin, data), attempts, rows.wanted)
+
+
+def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array) -> tuple[Minimum, Array]:
+    """One fit by L-BFGS, and whether it can be believed; not differentiated.
+
+    Args:
+        likelihood: The likelihood.
+        center: A minimum nearby.
+        lane: What is fitted, without the leading axis.
+        wanted: Whether it is.
+    """
+    n, dtype = len(likelihood.init), likelihood.init.dtype
+    frozen = (likelihood.frozen > 0).at[lane.pin].set(True, mode="drop")
+    box = Box(likelihood.lower, likelihood.upper, frozen)
+    multipliers = center.multipliers
+    args = (likelihood, lane.data, likelihood.barrier(multipliers))
+    start = jnp.where(frozen, lane.start, jnp.clip(lane.start, box.lower, box.upper))
+    value, gradient, aux = PROBLEM.evaluate(start, args, multipliers)
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    state = _Lane(
+        y=start,
+        value=value,
+        gradient=gradient,
+        pinned=active(box, start, gradient),
+        steps=jnp.zeros((_MEMORY, n), dtype),
+        changes=jnp.zeros((_MEMORY, n), dtype),
+        weights=jnp.zeros((_MEMORY,), dtype),
+        scale=jnp.ones((), dtype),
+        multipliers=multipliers,
+        restart=jnp.array(False),
+        edm=jnp.full((), jnp.inf, dtype),
+        running=finite & wanted,
+        done=jnp.array(False),
+        num_steps=jnp.array(0),
+        aux=aux,
+    )
+    state = lax.while_loop(lambda s: s.running, lambda s: _iterate(center, box, args, lane.pin, s), state)
+    # Parameters that did not move at the center must be content where they are.
+    still = jnp.diagonal(center.inverse) == 0
+    content = (active(box, state.y, state.gradient) | ~still).all()
+    value = PROBLEM.bare(state.value, state.aux, args, state.multipliers)
+    believed = state.done & content & jnp.isfinite(value)
+    status = jnp.where(believed, _status.CONVERGED, _status.STEP_LIMIT)
+    minimum = Minimum(
+        state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, jnp.array(False),
+        state.aux,
+    )  # fmt: skip
+    return minimum, believed
+
+
+def _iterate(center: Center, box: Box, args: Any, pin: Array, s: _Lane) -> _Lane:
+    """One step: direction, trial, and the memory of it."""
+    direction = _direction(center, pin, s)
+    slope = s.gradient @ direction
+    edm = 0.5 * jnp.abs(slope)
+    moved = jnp.clip(s.y - s.scale * direction, box.lower, box.upper)
+    y = jnp.where(s.pinned | s.restart, s.y, moved)
+    value, gradient, aux = PROBLEM.evaluate(y, args, s.multipliers)
+    near, end = (1e-9, 1e-17) if s.y.dtype == jnp.float64 else (1e-5, 1e-10)
+    # Next to the minimum the rounding of the objective hides its decrease.
+    lower = (value <= s.value) | ((edm < near) & (value <= s.value + near * (1.0 + jnp.abs(s.value))))
+    accept = (lower | s.restart) & jnp.isfinite(gradient).all()
+    at_end = (edm < end) | ((edm < 0.01 * near) & (edm > 0.5 * s.edm))
+    ended = accept & at_end & (s.scale == 1) & ~s.restart
+    # At a minimum the multipliers are updated; while that matters, the objective is evaluated anew.
+    pushed, violation = PROBLEM.tighten(aux, args, s.multipliers)
+    done, again = ended & (violation <= 1), ended & (violation > 1)
+    multipliers = jnp.where(again, pushed, s.multipliers)
+    pinned = jnp.where(accept, active(box, y, gradient), s.pinned)
+    # Pairs from before a parameter reached or left its bound are about another problem.
+    same = (pinned == s.pinned).all()
+    step = y - s.y
+    change = jnp.where(pinned, 0.0, gradient - s.gradient)
+    product = step @ change
+    keep = accept & same & ~s.restart & (product > 1e-10 * jnp.abs(step @ s.gradient))
+    weight = jnp.where(keep, 1.0 / jnp.where(keep, product, 1.0), 0.0)
+
+    def remember(memory: Array, new: Array) -> Array:
+        return jnp.where(keep, jnp.concatenate([new[None], memory[:-1]]), memory)
+
+    num_steps = s.num_steps + 1
+    return _Lane(
+        y=jnp.where(accept, y, s.y),
+        value=jnp.where(accept, value, s.value),
+        gradient=jnp.where(accept, gradient, s.gradient),
+        pinned=pinned,
+        steps=remember(s.steps, step),
+        changes=remember(s.changes, change),
+        weights=jnp.where(same, remember(s.weights, weight), 0.0),
+        scale=jnp.where(accept, 1.0, 0.25 * s.scale),
+        multipliers=multipliers,
+        restart=again,
+        edm=jnp.where(again | s.restart, jnp.inf, jnp.where(accept, edm, s.edm)),
+        running=~done & (num_steps < _MAX_STEPS),
+        done=done,
+        num_steps=num_steps,
+        aux=jax.tree.map(lambda new, old: jnp.where(accept, new, old), aux, s.aux),
+    )
+
+
+def _direction(center: Center, pin: Array, s: _Lane) -> Array:
+    """The two-loop recursion with the center's curvature in the middle."""
+    q = jnp.where(s.pinned, 0.0, s.gradient)
+    factors = []
+    for k in range(_MEMORY):
+        factor = s.weights[k] * (s.steps[k] @ q)
+        q = q - factor * s.changes[k]
+        factors.append(factor)
+    r = _inverse(center, pin, s.pinned, q)
+    for k in reversed(range(_MEMORY)):
+        r = r + s.steps[k] * (factors[k] - s.weights[k] * (s.changes[k] @ r))
+    return jnp.where(s.pinned, 0.0, r)
+
+
+def _inverse(center: Center, pin: Array, pinned: Array, q: Array) -> Array:
+    """The inverse Hessian of the parameters that move, times q.
+
+    The inverse of a matrix without row k is ``C - c_k c_k^T / C_kk``: exact for the held parameter and for the
+    parameter of interest on its bound. Others on bounds are rare, and left to the memory.
+    """
+    n, poi = len(q), jnp.where(center.poi < 0, len(q), center.poi)
+    places = jnp.stack([pin, poi])
+    on_bound = pinned.at[poi].get(mode="fill", fill_value=False)
+    out = jnp.stack([pin < n, on_bound & (pin != poi)])
+    rows = center.inverse.at[places].get(mode="fill", fill_value=0.0)
+    block = rows.at[:, places].get(mode="fill", fill_value=0.0)
+    out = out & (jnp.diagonal(block) > 0)
+    both = out[:, None] & out[None, :]
+    block = jnp.where(both, block, jnp.eye(2, dtype=q.dtype))
+    result = center.inverse @ q
+    known = jnp.where(out, rows @ q, 0.0)
+    determinant = block[0, 0] * block[1, 1] - block[0, 1] * block[1, 0]
+    first = (block[1, 1] * known[0] - block[0, 1] * known[1]) / determinant
+    second = (block[0, 0] * known[1] - block[1, 0] * known[0]) / determinant
+    return result - jnp.where(out[0], first, 0.0) * rows[0] - jnp.where(out[1], second, 0.0) * rows[1]

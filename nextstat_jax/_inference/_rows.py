@@ -1,0 +1,201 @@
+"""Fits by rows: the one function that makes them, and what is known of the first of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._base._compiled import Layout, Packed
+from .._likelihood._protocol import Likelihood
+from .._minimize import _status
+from .._minimize._dense import cholesky, masked, solve
+from .._model._base import Subject
+from ._search import LEAST_WORTH, Found, no_fit, search
+from ._settle import pins_of, spread_of
+
+
+class Facts(NamedTuple):
+    """What a question is about.
+
+    Attributes:
+        likelihood: The likelihood.
+        poi: Index of the parameter of interest, -1 for none, an integer.
+        data: The data.
+    """
+
+    likelihood: Any
+    poi: Any
+    data: Any
+
+
+def facts_of(about: Subject) -> Facts:
+    """What a question is about, as arrays."""
+    return Facts(about.likelihood, about.place, about.data)
+
+
+class Rows(NamedTuple):
+    """Fits to be made, along a leading axis.
+
+    Attributes:
+        start: Where each begins, with the values of what is held, shape (rows, n_params).
+        held: What is held, boolean, shape (rows, n_params).
+        on_asimov: Whether each is a fit to the second data set, shape (rows,).
+        wanted: Whether it is to be made, shape (rows,).
+        follows: Whether it begins where the row before it ended, moved by what lies between their starts, shape
+            (rows,).
+    """
+
+    start: Any
+    held: Any
+    on_asimov: Any
+    wanted: Any
+    follows: Any
+
+    @classmethod
+    def of(cls, start: Array, held: Array, *, on_asimov: Any = False, wanted: Any = True, follows: Any = False) -> Rows:
+        """Rows of which flags are the same for all, or given for each."""
+        flags = (jnp.broadcast_to(jnp.asarray(flag), held.shape[:1]) for flag in (on_asimov, wanted, follows))
+        return cls(start, held, *flags)
+
+
+class Look(NamedTuple):
+    """What else is wanted of the first of the rows.
+
+    Attributes:
+        if_needed: Whether it is made only if the likelihood may have several minima.
+        columns: Indices of two parameters whose columns of the covariance are wanted, -1 for none, shape (2,).
+        full: Whether the whole covariance is wanted; False, not an array, where it never is.
+    """
+
+    if_needed: Any
+    columns: Any
+    full: Any
+
+
+class First(NamedTuple):
+    """The first of the rows, and the curvature there.
+
+    Attributes:
+        found: The fit.
+        nll: NLL there.
+        constant: NLL less deviance, of the first data set.
+        held: What was held.
+        on_bound: Parameters on a bound that they push against.
+        columns: Columns of the covariance, shape (2, n_params); zero unless wanted.
+        spread: The covariance, shape (n_params, n_params); zero unless wanted, None where it never is.
+    """
+
+    found: Found
+    nll: Array
+    constant: Array
+    held: Array
+    on_bound: Array
+    columns: Array
+    spread: Any = None
+
+
+def make_rows(
+    likelihood: Likelihood, poi: Array, data: tuple[Array, Array], rows: Rows, look: Look, *, flat: bool = False
+) -> tuple[Packed, First]:
+    """Makes the fits that are wanted, one after the other.
+
+    Args:
+        likelihood: The likelihood.
+        poi: Index of the parameter of interest.
+        data: Two data sets.
+        rows: The fits.
+        look: What else is wanted of the first.
+        flat: Whether nothing of the curvature ever is.
+
+    Returns:
+        The fits, packed, with a leading axis; and what is known of the first.
+    """
+    both = jnp.stack(data)
+    attempts = likelihood.attempts(data[0], poi)
+    several = jnp.isfinite(attempts.worth)
+    needed = ~look.if_needed | several.any()
+    wanted = rows.wanted.at[0].set(rows.wanted[0] & needed)
+    count = wanted.shape[0]
+    nothing = no_fit(likelihood, data[0])
+    layout = Layout.of(nothing)
+    blank = Packed(*(jnp.broadcast_to(x, (count, *x.shape)) for x in layout.pack(nothing)))
+    n = likelihood.init.shape[0]
+    curved = False if flat else (look.columns >= 0).any() | look.full
+
+    def following(k: Array) -> Array:
+        """The next row that is wanted, or ``count``."""
+        later = wanted & (jnp.arange(count) > k)
+        return jnp.where(later.any(), jnp.argmax(later), count)
+
+    def body(carry: tuple[Array, Packed, Array]) -> tuple[Array, Packed, Array]:
+        k, found, hessian = carry
+        before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
+        moved = jnp.where(rows.held[k], rows.start[k], before.y + rows.start[k] - rows.start[k - 1])
+        start = jnp.where(rows.follows[k] & (before.status == _status.CONVERGED), moved, rows.start[k])
+        which = rows.on_asimov[k].astype(int)
+        # What is worth a try on the data is worth one on the other data set.
+        worth = jnp.where(rows.on_asimov[k] & several, 0.0, attempts.worth)
+        mine = attempts._replace(worth=jnp.maximum(worth, LEAST_WORTH))
+        one, bent = search(
+            likelihood, both[which], start, rows.held[k], mine, curved=curved & (k == 0), wanted=k < count
+        )
+        found = Packed(*(whole.at[k].set(part) for whole, part in zip(found, layout.pack(one), strict=True)))
+        hessian = hessian if flat else lax.cond(curved & (k == 0), lambda: bent, lambda: hessian)
+        return following(k), found, hessian
+
+    begin = (following(jnp.array(-1)), blank, jnp.zeros((n, n), likelihood.init.dtype))
+    _, found, hessian = lax.while_loop(lambda c: c[0] < count, body, begin)
+    first = layout.unpack(Packed(*(x[0] for x in found)))
+    held = rows.held[0]
+    pinned = pins_of(likelihood, first.minimum, rows.start[0], held).mask
+    constant = likelihood.constant(data[0])
+    parts = first, first.minimum.value + constant, constant, held, pinned & ~held
+    nothing = hessian[jnp.zeros(2, int)]
+    if flat:
+        return found, First(*parts, nothing)
+    columns = lax.cond(
+        (look.columns >= 0).any(), lambda: _columns(hessian, held, pinned, look.columns), lambda: nothing
+    )
+    if look.full is False:
+        return found, First(*parts, columns)
+    spread = lax.cond(look.full, lambda: spread_of(hessian, held, pinned), lambda: jnp.zeros_like(hessian))
+    return found, First(*parts, columns, spread)
+
+
+def _columns(hessian: Array, held: Array, pinned: Array, wanted: Array) -> Array:
+    """Columns of the covariance, by the rule of ``spread_of``."""
+    n = hessian.shape[0]
+
+    def of(mask: Array) -> Array:
+        unit = (jnp.arange(n)[:, None] == wanted[None, :]).astype(hessian.dtype)
+        column = solve(cholesky(masked(hessian, mask)), jnp.where(mask[:, None], 0.0, unit))
+        return jnp.where(mask[:, None], 0.0, column).T
+
+    first = of(held)
+    # What is looked at moves, on a bound or not.
+    moving = pinned & ~(jnp.arange(n)[:, None] == wanted[None, :]).any(1)
+    return lax.cond(jnp.isfinite(first).all(), lambda: first, lambda: of(held | moving))
+
+
+def found_layout(facts: Facts) -> Layout:
+    """How one fit is packed."""
+    return Layout.of(jax.eval_shape(no_fit, facts.likelihood, facts.data))
+
+
+class Extra(NamedTuple):
+    """What the next step needs of the first row beside the fit itself."""
+
+    constant: Any
+    columns: Any
+
+
+def first_of(facts: Facts, found: Found, extra: Extra) -> First:
+    """The first of the rows, an unconditional fit."""
+    one = jax.tree.map(lambda x: x[0], found)
+    held = facts.likelihood.frozen > 0
+    pinned = pins_of(facts.likelihood, one.minimum, facts.likelihood.init, held).mask
+    nll = one.minimum.value + extra.constant
+    return First(one, nll, extra.constant, held, pinned & ~held, extra.columns)

@@ -1,0 +1,109 @@
+"""Numbers that the driver found, with their derivatives: the only place where a minimum meets differentiation.
+
+Whatever is settled has the value that it was given; nothing is computed again. Derivatives come from the optimality
+conditions (``_minimize._implicit``) when JAX asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._likelihood._protocol import Likelihood
+from .._minimize._dense import covariance
+from .._minimize._implicit import Objective, Pins, attach, hessian_at_minimum, value_at_minimum
+from .._minimize._newton import Minimum, active
+from ._search import box_of
+
+OBJECTIVE = Objective(
+    lambda y, args: args[0].deviance(y, args[1], args[2]),
+    lambda y, args: args[0].gradient(y, args[1], args[2]),
+    lambda y, args: args[0].hessian(y, args[1], args[2]),
+)
+
+
+class Settled(NamedTuple):
+    """A minimum with its derivatives.
+
+    Attributes:
+        params: Where it lies, shape (n_params,).
+        value: The deviance there, a scalar.
+        pinned: Parameters that are held or on a bound that they push against, boolean, shape (n_params,).
+    """
+
+    params: Array
+    value: Array
+    pinned: Array
+
+
+def pins_of(likelihood: Likelihood, minimum: Minimum, start: Array, held: Array) -> Pins:
+    """What holds each parameter at the minimum: its given value, in ``start``, or the bound that it pushes against."""
+    mask = active(lax.stop_gradient(box_of(likelihood, held)), minimum.y, minimum.gradient)
+    bound = jnp.where(minimum.y <= likelihood.lower, likelihood.lower, likelihood.upper)
+    return Pins(mask, jnp.where(held, start, bound))
+
+
+def settle(likelihood: Likelihood, data: Array, minimum: Minimum, start: Array, held: Array) -> Settled:
+    """A minimum with its derivatives with respect to likelihood, data and what is held, at its values in ``start``."""
+    args = (likelihood, data, likelihood.settled(minimum.multipliers))
+    pins = pins_of(likelihood, minimum, start, held)
+    params = attach(OBJECTIVE, minimum.y, args, pins)
+    value = value_at_minimum(OBJECTIVE, minimum.value, minimum.y, args, pins)
+    return Settled(params, value, pins.mask)
+
+
+def settle_free(likelihood: Likelihood, data: Array, minimum: Minimum) -> Settled:
+    """``settle`` of a fit in which nothing is held but what the measurement fixes."""
+    return settle(likelihood, data, minimum, likelihood.init, likelihood.frozen > 0)
+
+
+def settle_hessian(
+    likelihood: Likelihood, data: Array, minimum: Minimum, hessian: Array, start: Array, held: Array
+) -> Array:
+    """The Hessian at a minimum with its derivatives; arguments as in ``settle``."""
+    args = (likelihood, data, likelihood.settled(minimum.multipliers))
+    return hessian_at_minimum(OBJECTIVE, hessian, minimum.y, args, pins_of(likelihood, minimum, start, held))
+
+
+def settle_spread(likelihood: Likelihood, data: Array, minimum: Minimum, spread: Array) -> Array:
+    """The covariance at an unconditional minimum with its derivatives."""
+    return known(_spread_at, spread, likelihood, data, minimum)
+
+
+def _spread_at(likelihood: Likelihood, data: Array, minimum: Minimum) -> Array:
+    held = likelihood.frozen > 0
+    still = lax.stop_gradient((likelihood, data))
+    hessian = still[0].hessian(minimum.y, still[1], still[0].settled(minimum.multipliers))
+    hessian = settle_hessian(likelihood, data, minimum, hessian, likelihood.init, held)
+    return spread_of(hessian, held, pins_of(likelihood, minimum, likelihood.init, held).mask)
+
+
+def spread_of(hessian: Array, held: Array, pinned: Array) -> Array:
+    """The covariance: the inverse of the Hessian in what is not held.
+
+    A parameter on a bound is treated as if the bound were not there; should the Hessian then not be positive definite,
+    it is held like a fixed one.
+    """
+    spread = covariance(hessian, held)
+    ok = jnp.isfinite(lax.stop_gradient(spread)).all()
+    return lax.cond(ok, lambda: spread, lambda: covariance(hessian, pinned))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def known(function: Callable[..., Array], value: Array, *args: Any) -> Array:
+    """``value`` itself, which is ``function(*args)``, with the derivatives of that with respect to ``args``."""
+    del function, args
+    return value
+
+
+@known.defjvp
+def _known_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value, *args = primals
+    _, *d_args = tangents
+    _, tangent = jax.jvp(function, tuple(args), tuple(d_args))
+    return known(function, value, *args), tangent

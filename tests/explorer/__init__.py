@@ -1,0 +1,1 @@
+"""Tests of ``nextstat_jax.explorer``."""

@@ -1,0 +1,1 @@
+"""Slow, readable implementations that serve as an oracle; they share no code with the package."""
