@@ -57,7 +57,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	  echo "nextstat-jax needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1)." >&2; \
 	  echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(NEWEST)/.stamp: pyproject.toml
@@ -67,7 +67,7 @@ $(NEWEST)/.stamp: pyproject.toml
 	"$$found" -m venv --clear $(NEWEST)
 	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --constraint $(NEWEST)/torch.txt \
-	  --editable '.[test]'
+	  --editable '.[test,test-doors]'
 	@touch $@
 
 demo: $(VENV)/.stamp

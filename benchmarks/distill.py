@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def speed(options: argparse.Namespace) -> dict:
     model = nextstat.from_pyhf(path_of("tHu"))
     found = {}
     for method in ("gaussian", "uniform"):
-        run = lambda m=method: generate_dataset(model, options.points, m, progress=False, nonfinite="keep")  # noqa: E731
-        first, warm, _ = seconds_of(run, 2)
+        quiet = {"nonfinite": "keep", "run": nextstat.Run(progress=False)}
+        first, warm, _ = seconds_of(partial(generate_dataset, model, options.points, method, **quiet), 2)
         found[method] = {"first_call": first, "seconds": warm}
     best = found["gaussian"]["seconds"]
     return {"points": options.points, **found, "microseconds_a_point": 1e6 * best / options.points}
@@ -104,9 +105,9 @@ def memory(options: argparse.Namespace) -> dict:
     from nextstat_jax.distill import generate_dataset
 
     model = nextstat.from_pyhf(path_of("tHu"))
-    generate_dataset(model, 10_000, "gaussian", progress=False)
+    generate_dataset(model, 10_000, "gaussian", run=nextstat.Run(progress=False))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    ds = generate_dataset(model, options.points, "gaussian", progress=False)
+    ds = generate_dataset(model, options.points, "gaussian", run=nextstat.Run(progress=False))
     assert ds.gradient is not None and ds.rates is not None
     size = ds.parameters.nbytes + ds.nll.nbytes + ds.gradient.nbytes + ds.rates.nbytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
@@ -146,9 +147,9 @@ def small(options: argparse.Namespace) -> dict:
     from nextstat_jax.distill import generate_dataset, train_mlp_surrogate, validate
 
     model = nextstat.from_pyhf(path_of("complex"))
-    ds = generate_dataset(model, options.points, "profile", progress=False)
-    box = generate_dataset(model, options.points, "sobol", progress=False)
-    uniform = generate_dataset(model, 20_000, "uniform", seed=99, progress=False)
+    ds = generate_dataset(model, options.points, "profile", run=nextstat.Run(progress=False))
+    box = generate_dataset(model, options.points, "sobol", run=nextstat.Run(progress=False))
+    uniform = generate_dataset(model, 20_000, "uniform", seed=99, run=nextstat.Run(progress=False))
     found: dict[str, Any] = {"nll_spread": float(uniform.nll.std())}
     recipes = {
         "default": (ds, {"hidden_layers": (64, 64)}),
@@ -161,7 +162,7 @@ def small(options: argparse.Namespace) -> dict:
         error = np.asarray(surrogate.nll(uniform.parameters)) - uniform.nll
         found[name] = {"seconds": seconds, "rmse_uniform": float(np.sqrt(np.mean(error**2)))}
         if name == "default":
-            checked = validate(surrogate, model, 5000, near=10.0)
+            checked = validate(surrogate, model, n=5000, near=10.0)
             found[name] |= {"measures": checked.measures, "passed": checked.passed, "near": checked.n_near}
             found[name]["serving"] = serving(surrogate, model, ds.parameters)
     found["ratio_of_rmse"] = found["plain"]["rmse_uniform"] / found["default"]["rmse_uniform"]
@@ -174,11 +175,11 @@ def large(options: argparse.Namespace) -> dict:
     from nextstat_jax.distill import generate_dataset, train_mlp_surrogate, validate
 
     model = nextstat.from_pyhf(path_of("tHu"))
-    ds = generate_dataset(model, options.points, "gaussian", progress=False)
+    ds = generate_dataset(model, options.points, "gaussian", run=nextstat.Run(progress=False))
     start = time.perf_counter()
-    surrogate = train_mlp_surrogate(ds, (256,), epochs=min(options.epochs, 30), progress=False)
+    surrogate = train_mlp_surrogate(ds, hidden_layers=(256,), epochs=min(options.epochs, 30), progress=False)
     seconds = time.perf_counter() - start
-    checked = validate(surrogate, model, 5000, near=100.0)
+    checked = validate(surrogate, model, n=5000, near=100.0)
     found = {"seconds": seconds, "measures": checked.measures, "near": checked.n_near, "passed": checked.passed}
     return {**found, "serving": serving(surrogate, model, ds.parameters)}
 

@@ -268,11 +268,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     model = nextstat.from_pyhf(twenty_parameters())
     first, warm, ds = timed(
-        lambda: generate_dataset(model, options.points, "profile", progress=False, include_gradient=False)
+        lambda: generate_dataset(
+            model, options.points, "profile", include_gradient=False, run=nextstat.Run(progress=False)
+        )
     )
     cost = {"points": options.points, "dataset_seconds_of_first_call": first, "dataset_seconds": warm}
     start = time.perf_counter()
-    surrogate = train_mlp_surrogate(ds, (64, 64), epochs=options.epochs, progress=False)
+    surrogate = train_mlp_surrogate(ds, hidden_layers=(64, 64), epochs=options.epochs, progress=False)
     cost["training_seconds"] = time.perf_counter() - start
     exact, draws, chains = log_density(model, surrogate), options.draws, options.chains
     first, warm, (run, found) = timed(lambda: delayed(surrogate, model, draws, chains=chains))

@@ -11,11 +11,12 @@ import jax
 import matplotlib as mpl
 import numpy as np
 import pytest
-import torch
 
 import nextstat_jax as nextstat
 from tests import building as b
 from tests.conftest import ROOT
+
+torch = pytest.importorskip("torch")
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 # What only takes time: as the README has it, and here.

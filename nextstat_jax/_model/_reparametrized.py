@@ -79,7 +79,7 @@ class Substituted(Likelihood):
     frozen: Any
 
     @property
-    def observed(self) -> Array:  # type: ignore[override]
+    def observed(self) -> Any:  # type: ignore[override]
         """The source's."""
         return self.source.observed
 
@@ -261,7 +261,7 @@ class Reparametrized(Model):
     @property
     def observed_data(self) -> Float[Array, " data"]:
         """The source's observed data."""
-        return self.source.data_vector(None)
+        return jnp.asarray(self.source.data_vector(None))
 
     def parameter_names(self) -> list[str]:
         """Names of the new parameters, then of those that are kept."""

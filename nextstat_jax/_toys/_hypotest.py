@@ -27,7 +27,7 @@ def hypotest(
     n_toys: int | None = None,
     seed: int | None = None,
     first_toy: int | None = None,
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> HypoTest:
     """Tests values of the parameter of interest: CLs, CLsb and CLb, observed and expected.
 

@@ -62,7 +62,7 @@ def toy_test(
     n_toys: int = 2000,
     seed: int = 0,
     first_toy: int = 0,
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> HypoTest:
     """``hypotest`` with ``calculator="toys"``; arguments as there.
 

@@ -91,7 +91,7 @@ def fit_toys(
     seed: int = 0,
     first_toy: int = 0,
     quantities: Sequence[str] = ("mu_uncertainty", "params"),
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> ToyFits:
     """Throws pseudo-experiments and fits each.
 
@@ -155,7 +155,7 @@ def stream_toys(
     seed: int = 0,
     first_toy: int = 0,
     quantities: Sequence[str] = ("mu_uncertainty", "params"),
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> Iterator[ToyFits]:
     """``fit_toys`` chunk by chunk, in order, at flat memory however many toys follow; arguments as there.
 

@@ -115,7 +115,7 @@ def generate_dataset(
     include_rates: bool | None = None,
     nonfinite: str = "resample",
     device: Any = None,
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> SurrogateDataset:
     """Samples parameter space and evaluates the likelihood at each point.
 

@@ -42,7 +42,7 @@ def generate_parquet(
     nonfinite: str = "resample",
     device: Any = None,
     part_size: int | None = None,
-    run: Run = Run(),  # noqa: B008
+    run: Run = Run(),
 ) -> int:
     """``generate_dataset`` straight to a folder of Parquet files, at flat memory however many points there are.
 

@@ -169,7 +169,7 @@ def validate(
     parameter: str | None = None,
     near: float | None = None,
     tolerances: Mapping[str, float] | None = None,
-    run: Run = Run(progress=False),  # noqa: B008
+    run: Run = Run(progress=False),
 ) -> Validation:
     """Compares a surrogate with the model that it was made from.
 

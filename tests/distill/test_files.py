@@ -6,9 +6,7 @@ import os
 import pickle
 import sys
 
-import duckdb
 import numpy as np
-import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +24,9 @@ from nextstat_jax.distill import (
 )
 from tests import building as b
 from tests.distill.support import NEGATIVE, QUIET, assert_equal, killed
+
+duckdb = pytest.importorskip("duckdb")
+pl = pytest.importorskip("polars")
 
 
 @pytest.fixture(scope="module")

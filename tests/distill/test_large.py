@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pytest
 
 import nextstat_jax as nextstat
 from nextstat_jax.distill import generate_parquet, iterate_parquet
 from tests.distill.support import QUIET, SPEC, killed, parts_of
+
+duckdb = pytest.importorskip("duckdb")
+pl = pytest.importorskip("polars")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak memory")]
 
@@ -30,8 +31,9 @@ GROWTH = 0.1
 CODE = """
 import ctypes, json, re, sys
 import nextstat_jax as ns
-from nextstat_jax._batches._run import Run
+from nextstat_jax import Run
 from nextstat_jax.distill import generate_dataset, generate_parquet
+
 
 def memory(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])

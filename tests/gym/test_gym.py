@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +27,8 @@ from nextstat_jax.gym import (
 from nextstat_jax.gym._core import measure
 from tests.building import normfactor, sample, workspace
 from tests.gym.support import spec_of
+
+gymnasium = pytest.importorskip("gymnasium")
 
 OPTIONS = {"channel": "SR", "max_steps": 3, "init_noise": 0.2}
 

@@ -6,12 +6,13 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import optuna
 import pytest
 
 import nextstat_jax as nextstat
 from nextstat_jax import mlops
 from tests.mlops.support import spec_of
+
+optuna = pytest.importorskip("optuna")
 
 
 @pytest.fixture(autouse=True)
