@@ -24,9 +24,9 @@ def lightly(function: Callable[..., Any], *arrays: Any) -> Array:
 
 
 def safe_sqrt(x: Array, floor: float = 0.0) -> Array:
-    """Square root with derivative 0 at and below ``floor``, instead of inf and NaN."""
-    above = x > floor
-    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), floor**0.5)
+    """Square root with derivative 0 at and below ``floor``, instead of inf and NaN; NaN stays NaN."""
+    below = x <= floor
+    return jnp.where(below, floor**0.5, jnp.sqrt(jnp.where(below, 1.0, x)))
 
 
 def standard_deviation(variance: Array) -> Array:

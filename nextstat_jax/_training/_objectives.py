@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .._base._errors import ModelError
+from .._base._numerics import safe_sqrt
 from .._inference._asymptotics import asymptotic_test
 from .._inference._fit import fit
 from .._inference._limits import upper_limit
@@ -72,9 +73,7 @@ class Objective:
 
 def root(q: Array, eps: Any) -> Array:
     """``sqrt(q + eps)``, with derivative 0 where that is 0; NaN stays NaN."""
-    x = q + jnp.asarray(eps, q.dtype)
-    zero = x <= 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+    return safe_sqrt(q + jnp.asarray(eps, q.dtype))
 
 
 def _discovery(model: HistFactoryModel, data: Any, start: Any, options: Options) -> Any:

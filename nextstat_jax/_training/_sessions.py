@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from .._base._doors import concrete, no_type_check, number
+from .._base._doors import concrete, no_type_check, number, pytree
 from .._base._errors import ModelError
 from .._inference._fit import fit
 from .._inference._profile import q0, qmu, qmu_tilde
@@ -33,7 +33,7 @@ Histogram = ArrayLike | Sequence[float] | Mapping[Any, ArrayLike]
 
 # JAX builds pytrees of batches and of placeholders, which no annotation of a single one describes.
 @no_type_check
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Session:
     """A model and the sample whose yields a loss replaces: a frozen pytree.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .._base._doors import pytree
 from .._likelihood._histfactory import poisson_deviance
 from ._reference import Reference
 
@@ -22,7 +23,7 @@ MOST = 60.0
 _NEXT_TO = 0.1
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Core:
     """A trained surrogate's numbers.

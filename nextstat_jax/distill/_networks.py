@@ -11,13 +11,14 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import gammaln
 
+from .._base._doors import pytree
 from .._base._errors import ModelError
 from .._likelihood._automatic import Automatic
 from .._likelihood._poisson import poisson
 from ._core import Core, Data, capped_exp, data_of, deviance, outputs, places, trust
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Networks(Automatic):
     """The mean of one or several networks, with the exact parts of the likelihood that they stand for.

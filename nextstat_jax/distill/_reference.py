@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._base._doors import pytree
 from .._base._errors import DatasetError
 from .._inference._fit import fit
 from .._likelihood._histfactory import saturated
@@ -19,7 +20,7 @@ from .._model._model import HistFactoryModel
 _BOX = 5.0
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Reference:
     """The exact parts of a likelihood, and what is known of its minimum. NumPy arrays.

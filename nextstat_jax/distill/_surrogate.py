@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
-from .._base._doors import concrete
+from .._base._doors import concrete, pytree
 from .._base._errors import DatasetError, ModelError
 from .._base._tables import plain
 from .._model._base import Model
@@ -22,7 +22,7 @@ from ._core import Core, cast, covariance_root, inside, nll
 from ._networks import Networks
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False, repr=False)
 class Surrogate(Model):
     """A fast approximation of ``model.nll``, made by ``train_mlp_surrogate``: a model itself, for every question.

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import as_vector, no_type_check, number
+from .._base._doors import as_vector, no_type_check, number, pytree
 from .._base._errors import ModelError
 from .._minimize import _status
 from .._model._base import require_free
@@ -36,7 +36,7 @@ Metrics = dict[str, Array]
 
 # JAX builds pytrees of batches and of placeholders, which no annotation of a single one describes.
 @no_type_check
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class EnvState:
     """Where an episode stands: a frozen pytree.

@@ -97,7 +97,7 @@ def test_a_killed_client_is_resumed_on_the_cluster(model, client, here, tmp_path
     folder = tmp_path / "parts"
     code = (
         "import distributed\nimport nextstat_jax as ns\nfrom nextstat_jax.distill import generate_parquet\n"
-        "from tests.distill.test_cluster import OPTIONS, SPEC, run\n"
+        "from tests.distill.support import SPEC\nfrom tests.distill.test_cluster import OPTIONS, run\n"
         f"with distributed.Client({client.scheduler.address!r}) as client:\n"
         f"    generate_parquet(ns.from_pyhf(SPEC), {str(folder)!r}, {N}, part_size={PART},\n"
         "                     run=run(client.get_executor()), **OPTIONS)\n"

@@ -112,7 +112,9 @@ def test_compressed_files(model, tmp_path):
     np.testing.assert_array_equal(patched.template("signal"), model.template("signal"))
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b'{"channels": []}' * 50)[:-20], b"\x1f\x8bnothing"])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b'{"channels": []}' * 50)[:-20], b"\x1f\x8bnothing"], ids=["cut", "no gzip"]
+)
 def test_broken_compressed_files(content, tmp_path):
     path = tmp_path / "workspace.json.gz"
     path.write_bytes(content)

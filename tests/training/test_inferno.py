@@ -74,7 +74,8 @@ def test_the_optimal_classifier_gives_the_published_table() -> None:
 
 def test_the_profile_likelihood_agrees_with_reweighted_events() -> None:
     judged = _judged()
-    assert set(judged["interval_status"]) == {"lower end: converged; upper end: converged"}
+    # The message may go on about another minimum, which templates interpolated by code 2 can have.
+    assert all(text.startswith("lower end: converged; upper end: converged") for text in judged["interval_status"])
     # Without r and the rate both are the same likelihood, with them templates stand for weights.
     np.testing.assert_allclose(judged["interval"][0], judged["reweighted_interval"][0], rtol=1e-4)
     np.testing.assert_allclose(judged["interval"], judged["reweighted_interval"], rtol=0.04)
