@@ -127,7 +127,11 @@ def value_for(name: str) -> float:
     return 1.2 if only is None else only
 
 
-@pytest.fixture(params=STATISTICS)
+# The loop inside a program compiles long: once in the default run.
+KINDS = [pytest.param(name, marks=[pytest.mark.slow] if name == "q" else []) for name in STATISTICS]
+
+
+@pytest.fixture(params=KINDS)
 def statistic(request, small) -> Any:
     """A function from main data to q, for data where it is not 0."""
     name = request.param
@@ -161,7 +165,7 @@ def test_statistics_compile_once(statistic):
 
 def test_nan_is_no_success(small):
     bad = jnp.array([jnp.nan, 30.0])
-    for ask in (nextstat.fit, nextstat.discovery, nextstat.hypotest):
+    for ask in (nextstat.fit, nextstat.hypotest):
         assert not bool(jax.jit(lambda d, ask=ask: ask(small, data=d))(bad).converged), ask
 
 
@@ -172,7 +176,7 @@ def quadratic(c: Any) -> dict[str, Any]:
     return {"mu": 1.0 + 2.0 * c[0] + 1.5 * c[0] ** 2}
 
 
-@pytest.fixture(scope="module", params=["HistFactory", "reparametrized"])
+@pytest.fixture(scope="module", params=["HistFactory", pytest.param("reparametrized", marks=pytest.mark.slow)])
 def likelihood(request, small) -> tuple[Any, str]:
     if request.param == "HistFactory":
         return small, "mu"
@@ -238,7 +242,15 @@ def test_results(small, name):
     assert type(jax.tree.unflatten(structure, leaves)) is type(result)
 
 
-@pytest.mark.parametrize("name", ["fit", "hypotest", "scan", "goodness of fit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fit",
+        pytest.param("hypotest", marks=pytest.mark.slow),
+        pytest.param("scan", marks=pytest.mark.slow),
+        "goodness of fit",
+    ],
+)
 def test_batches_of_results(small, name):
     counts = jnp.array([[24.0, 33.0, 0.0], [26.0, 30.0, 0.0]])
     batch = jax.vmap(lambda d: RESULTS[name](small.with_data(d)))(counts)

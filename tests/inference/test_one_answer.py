@@ -15,7 +15,11 @@ from tests.inference.several import SEVERAL, DenseScan, random_counts, random_tw
 TOLERANCE = 1e-6
 
 
-@pytest.fixture(scope="module", params=SEVERAL, ids=lambda name: name.replace(" ", "-"))
+# Each compiles all questions anew.
+MODELS = [pytest.param(name, marks=[pytest.mark.slow] if name != "three bins" else []) for name in SEVERAL]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda name: name.replace(" ", "-"))
 def bent(request) -> Any:
     """A model and its workspace."""
     spec = SEVERAL[request.param]()
@@ -74,6 +78,7 @@ def compiled(model: Any, data: Any) -> Any:
     return jax.lax.map(lambda row: few(model, row), data)
 
 
+@pytest.mark.slow
 def test_the_loop_inside_a_program_agrees_with_the_loop_on_the_host(bent):
     model, spec = bent
     counts = random_counts(spec, 10, seed=9)
@@ -118,7 +123,7 @@ def wrong_and_unflagged(n: int, seed: int) -> tuple[list[str], int]:
 
 
 def test_significances_against_a_dense_scan():
-    quiet, wrong = wrong_and_unflagged(20, seed=1)
+    quiet, wrong = wrong_and_unflagged(12, seed=1)
     assert not quiet and wrong == 0
 
 
