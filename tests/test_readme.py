@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import matplotlib as mpl
 import numpy as np
+import pyhf
 import pytest
 
 import nextstat_jax as nextstat
@@ -42,7 +43,8 @@ def patch(mass: int) -> dict[str, Any]:
     size = 3000.0 / mass
     signal = b.sample("signal", [2.0 * size, 6.0 * size, 3.0 * size], b.normfactor("mu"), b.lumi())
     operation = {"op": "add", "path": "/channels/0/samples/0", "value": signal}
-    values = [mass, 100 + mass // 10]
+    # No three points of a plane on one line: an exclusion contour needs triangles.
+    values = [mass, 100 + mass * mass // 5000]
     return {"metadata": {"name": f"point_{mass}", "values": values}, "patch": [operation]}
 
 
@@ -54,7 +56,7 @@ def there(tmp_path_factory) -> Path:
     patches = {
         "metadata": {
             "name": "points", "description": "signal points", "labels": ["mass", "other"],
-            "references": {"hepdata": "x"}, "digests": {},
+            "references": {"hepdata": "x"}, "digests": {"sha256": pyhf.utils.digest(workspace(signal=False), "sha256")},
         },
         "patches": [patch(mass) for mass in (500, 700, 900)],
         "version": "1.0.0",
