@@ -101,8 +101,8 @@ def goodness_of_fit(
         ... })
         >>> nextstat.goodness_of_fit(model)
         GoodnessOfFit: converged
-        statistic  ndof    p_value
-           4.0271     1  0.0447717
+          statistic  ndof    p_value
+             4.0271     1  0.0447748
 
     References:
         S. Baker, R. D. Cousins, Nucl. Instrum. Meth. 221 (1984) 437.

@@ -262,7 +262,7 @@ class SignificanceLoss(torch.nn.Module):
         >>> import nextstat_jax, torch
         >>> from nextstat_jax import example_workspace
         >>> from nextstat_jax.torch import SignificanceLoss
-        >>> loss = SignificanceLoss(nextstat_jax.from_pyhf(demo_workspace()), "signal", data="asimov")
+        >>> loss = SignificanceLoss(nextstat_jax.from_pyhf(example_workspace()), "signal", data="asimov")
         >>> histogram = torch.full((loss.n_bins,), 3.0, dtype=torch.float64, requires_grad=True)
         >>> loss(histogram).backward()
         >>> histogram.grad.shape == (loss.n_bins,)
