@@ -52,7 +52,9 @@ def test_every_modifier_is_here():
 
 def models() -> list[Any]:
     kinds = [pytest.param((spec, {}), id=kind) for kind, spec in MODIFIERS.items()]
-    codes = [pytest.param((BOTH, {"normsys": n, "histosys": h}), id=f"{n}-{h}") for n, h in CODES]
+    # The default codes are among the kinds.
+    slow = pytest.mark.slow
+    codes = [pytest.param((BOTH, {"normsys": n, "histosys": h}), id=f"{n}-{h}", marks=slow) for n, h in CODES]
     return kinds + codes
 
 

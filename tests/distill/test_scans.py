@@ -187,6 +187,7 @@ def test_surrogate_and_model_agree_in_other_parameters(pair):
     np.testing.assert_allclose(best[0].params, best[1].params, atol=0.05)
 
 
+@pytest.mark.slow
 def test_chains_in_other_parameters(pair):
     approximate, exact = pair
     box = np.asarray(exact.parameter_bounds())

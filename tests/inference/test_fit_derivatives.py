@@ -176,6 +176,7 @@ def test_minimum_on_a_wall():
     assert_close(jax.jacrev(answers)(n), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_derivative_compiles_the_minimizer_again(model):
     data = model.observed_data + 1.0
     nextstat.fit(model, data=data)

@@ -175,6 +175,7 @@ def test_batches_are_one_call(session):
     torch.testing.assert_close(shared.grad, sum(slopes), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_plain_and_tilde_statistics_have_their_own_names():
     low = nextstat.from_pyhf(spec_of(observed=(48.0, 15.0, 10.0))).replace_bounds("mu", lower=-10.0)
     session = bridge.create_profiled_session(low, "signal")
