@@ -39,8 +39,6 @@ def _holds_tracers(x: Any) -> bool:
 
 def as_vector(x: Any, n: int, what: str, dtype: Any) -> Any:
     """``x`` as an array of shape (n,) and the model's dtype; ``ModelError`` for another shape."""
-    if isinstance(x, jax.Array) and x.shape == (n,) and x.dtype == dtype:
-        return x
     array = as_array(x, what, dtype)
     if array.shape != (n,):
         hint = "; use jax.vmap for a batch" if array.ndim == 2 and array.shape[1] == n else ""

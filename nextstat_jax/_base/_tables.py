@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._errors import MissingExtraError, ModelError
+from ._errors import MissingExtraError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,22 +40,6 @@ def _cell(value: Any) -> str | float:
 
 def _word(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def require_single(array: Any, ndim: int, kind: str) -> None:
-    """``ModelError`` where a table of one result is asked of a batch of them.
-
-    Args:
-        array: One of the result's arrays.
-        ndim: Its number of axes in a single result.
-        kind: What the result is called.
-    """
-    batch = np.shape(array)[: np.ndim(array) - ndim]
-    if batch:
-        raise ModelError(
-            f"a batch of {kind} of shape {batch} has no table of its own: take one, as with "
-            "jax.tree.map(lambda x: x[0], result)"
-        )
 
 
 def plain(value: Any) -> Any:

@@ -26,11 +26,10 @@ from .._model._base import Model, Subject, check_bounds, subject
 from ._driver import ask
 from ._fit import several_minima
 from ._points import blank_rows, expected_of, held_rows, response, settle_rows
-from ._profile import DEFICIT
 from ._question import Ask, Course, Question, question
 from ._result import Result, result, static
 from ._rows import Facts, First, Rows, facts_of
-from ._search import Found
+from ._search import Found, judged
 from ._settle import known, settle_free
 from ._statistics import BANDS, STATISTICS, Statistic, statistic_of
 
@@ -306,8 +305,7 @@ class Test(Question):
         alternative = jnp.asarray(self.alternative)
         deficit = jnp.where(jnp.isfinite(gap), jnp.maximum(-gap, 0.0), 0.0)
         fits = (state.data, state.asimov, course.first.found, state.alternative)
-        status = _status.worst(*(fit.minimum.status for fit in fits))
-        status = jnp.where((status == _status.CONVERGED) & (deficit > DEFICIT), _status.INCONSISTENT, status)
+        status = judged(_status.worst(*(fit.minimum.status for fit in fits)), deficit)
         q, q_asimov = statistic.of(gap, mu_hat, mu), statistic.of(gap_asimov, alternative, mu)
         return Statistics(q, q_asimov, mu_hat, deficit, status)
 

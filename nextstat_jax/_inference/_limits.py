@@ -27,12 +27,11 @@ from .._minimize._newton import Minimum
 from .._model._base import Model, check_bounds, check_start, subject
 from ._driver import ask
 from ._points import blank_rows, chosen_rows, expected_of, held_rows, response, settle_rows, value_held
-from ._profile import DEFICIT
 from ._question import Ask, Course, Question, question
 from ._result import Result, result, static
 from ._roots import Hunt, hunt_from, hunted
 from ._rows import Facts, First, Rows, facts_of
-from ._search import Found
+from ._search import Found, judged
 from ._settle import known, settle_free
 from ._statistics import BANDS, STATISTICS
 
@@ -285,8 +284,7 @@ class Limit(Question):
         lost = jnp.where(jnp.isinf(hunts.high), _status.NO_ROOT, _status.STEP_LIMIT)
         status = jnp.where(hunts.found, fits, lost)
         # The limits' own status tells of a fit that failed; here of two fits that contradict each other.
-        missed = (status[0] == _status.CONVERGED) & (state.data.minimum.value[0] < free.value - DEFICIT)
-        return status.at[0].set(jnp.where(missed, _status.INCONSISTENT, status[0]))
+        return status.at[0].set(judged(status[0], free.value - state.data.minimum.value[0]))
 
 
 def _moved(found: Found, y: Array) -> Found:

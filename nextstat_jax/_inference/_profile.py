@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from .._base._doors import concrete, no_type_check, scalar
-from .._base._numerics import lightly, safe_sqrt
+from .._base._numerics import safe_sqrt
 from .._minimize import _status
 from .._model._base import Model, Subject, check_start, subject
 from ._driver import ask
@@ -25,11 +25,9 @@ from ._points import Points, constant_of
 from ._question import Course, question
 from ._result import Result, result, static
 from ._rows import Facts, facts_of
+from ._search import judged
 from ._settle import known, settle_free
 from ._statistics import STATISTICS, statistic_of
-
-# By how much a difference of NLLs may have to be lifted to 0 before it says that a fit missed its minimum.
-DEFICIT = 1e-3
 
 
 @result
@@ -108,12 +106,7 @@ class TestStatistic(Result):
     @property
     def status(self) -> Int[Array, "*batch"]:
         """The worst status of the two, or that they contradict each other."""
-        both = _status.worst(self.status_free, self.status_fixed)
-
-        def checked(xp: Any, both: Any, deficit: Any) -> Any:
-            return xp.where((both == _status.CONVERGED) & (deficit > DEFICIT), _status.INCONSISTENT, both)
-
-        return lightly(checked, both, self.deficit)
+        return judged(_status.worst(self.status_free, self.status_fixed), self.deficit)
 
     @property
     def message(self) -> str:

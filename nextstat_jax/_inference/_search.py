@@ -11,12 +11,15 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from .._base._compiled import choose, packed_while
+from .._base._numerics import lightly
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
 from .._minimize._newton import Box, Minimum, Problem, minimize, nothing_kept
 
 # A deviance that is as good as zero: there is nothing below.
 LEAST_WORTH = 1e-6
+# By how much a difference of NLLs may have to be lifted to 0 before it says that a fit missed its minimum.
+DEFICIT = 1e-3
 # Two values closer than this belong to one minimum, as far as choosing the lower one goes.
 _SAME = 1e-9
 
@@ -62,6 +65,18 @@ class Found(NamedTuple):
 def margin(value: Array) -> Array:
     """By how much one NLL must lie below another to say more than rounding."""
     return jnp.maximum(1e-6, 100.0 * float(jnp.finfo(value.dtype).eps) * (1.0 + jnp.abs(value)))
+
+
+def judged(status: Array, deficit: Array) -> Array:
+    """How fits ended, where the unconditional one lies ``deficit`` of the NLL above a conditional one.
+
+    Beyond ``DEFICIT`` it has missed its minimum, whatever its own status.
+    """
+
+    def of(xp: Any, status: Any, deficit: Any) -> Any:
+        return xp.where((status == _status.CONVERGED) & (deficit > DEFICIT), _status.INCONSISTENT, status)
+
+    return lightly(of, status, deficit)
 
 
 def box_of(likelihood: Likelihood, held: Array) -> Box:

@@ -18,9 +18,9 @@ from jax import Array, lax
 from .._inference._driver import fit_once, traced
 from .._inference._near import BATCH, Center, Lanes, quick_fit
 from .._inference._points import Points, response
-from .._inference._profile import DEFICIT, Conditional
+from .._inference._profile import Conditional
 from .._inference._rows import Facts
-from .._inference._search import margin
+from .._inference._search import judged, margin
 from .._inference._settle import pins_of
 from .._inference._statistics import STATISTICS
 from .._likelihood._protocol import Likelihood
@@ -211,8 +211,7 @@ def _record(likelihood: Likelihood, source: Source, plan: Plan, fitted: Fitted) 
         nll_fixed, n_iter = nll + gap, n_iter + fixed.num_steps
         if plan.statistic is not None:
             statistic = STATISTICS[plan.statistic].of(gap, best, source.mu)
-        status = _status.worst(status, fixed.status)
-        status = jnp.where((status == _status.CONVERGED) & (gap < -DEFICIT), _status.INCONSISTENT, status)
+        status = judged(_status.worst(status, fixed.status), -gap)
     one, every = "mu_uncertainty" in plan.quantities and plan.has_poi, "uncertainties" in plan.quantities
     widths = _widths(likelihood, source, plan, data, first, every=every) if one or every else jnp.zeros(0)
     return ToyRecord(

@@ -15,10 +15,10 @@ from .._batches._run import Run, check_run
 from .._inference._asymptotics import HypoTest, check_tested
 from .._inference._driver import ask
 from .._inference._points import Points
-from .._inference._profile import DEFICIT
 from .._inference._question import Course, question
 from .._inference._result import static
 from .._inference._rows import Facts, facts_of
+from .._inference._search import judged
 from .._inference._statistics import STATISTICS, statistic_of
 from .._minimize import _status
 from .._model._base import Model, subject
@@ -46,8 +46,7 @@ class Hypotheses(Points):
         free, minima = course.first.found.minimum, course.state.found.minimum
         gap, mu_hat = minima.value[1:] - free.value, free.y[self.where[0]]
         statistic = STATISTICS[self.statistic].of(gap, mu_hat, jnp.asarray(self.values)[1:, 0])
-        status = _status.worst(minima.status[1:], free.status, minima.status[0])
-        status = jnp.where((status == _status.CONVERGED) & (gap < -DEFICIT), _status.INCONSISTENT, status)
+        status = judged(_status.worst(minima.status[1:], free.status, minima.status[0]), -gap)
         return minima.y, statistic, jnp.broadcast_to(mu_hat, gap.shape), status, course.above
 
 
