@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxtyping
 import pytest
 
 # The package turns x64 on by itself when the first float64 model is built, provided that no JAX array is alive. Tests
@@ -59,6 +60,14 @@ def reference() -> dict[str, Any]:
 def own() -> Callable[[str], dict[str, Any]]:
     """A function from the name of a workspace in `tests/fixtures` to its JSON."""
     return lambda name: json.loads((OWN / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Users run without the checks of annotations, which would say the same in other words."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # Each compiled function keeps some mappings of memory, of which Linux grants a process 65,530 by default; beyond them

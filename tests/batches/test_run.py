@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -15,14 +14,6 @@ from nextstat_jax._base._errors import DatasetError, FitError, ModelError
 from nextstat_jax._batches._batched import batched
 from nextstat_jax._batches._engine import results
 from nextstat_jax._batches._run import Run, check_run
-
-
-@pytest.fixture
-def unchecked():
-    """Users run without the checks of annotations, which would say the same in other words."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -10,17 +10,7 @@ import nextstat_jax as nextstat
 from nextstat_jax._batches._run import Run
 from nextstat_jax._toys._toys import fit_toys, sample_toys
 from tests.building import normsys
-from tests.toys.support import SMALL, N, counting, fit_small, spec
-
-
-@pytest.fixture(scope="module")
-def model():
-    return nextstat.from_pyhf(spec())
-
-
-@pytest.fixture(scope="module")
-def toys(model):
-    return fit_small(model, N)
+from tests.toys.support import SMALL, counting, fit_small, spec
 
 
 def test_fits_are_those_of_fit(model, toys):

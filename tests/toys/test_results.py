@@ -5,23 +5,12 @@ from __future__ import annotations
 import json
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
 from nextstat_jax._toys._toys import fit_toys, sample_toys, stream_toys
-from tests.toys.support import N, fit_small, spec
-
-
-@pytest.fixture(scope="module")
-def model():
-    return nextstat.from_pyhf(spec())
-
-
-@pytest.fixture(scope="module")
-def toys(model):
-    return fit_small(model, N)
+from tests.toys.support import N, spec
 
 
 def test_summary_and_exports(model, toys):
@@ -46,14 +35,6 @@ def test_results_are_pytrees(toys):
     doubled = jax.tree.map(lambda x: 2 * x, toys)
     np.testing.assert_array_equal(doubled.mu_hat, 2 * toys.mu_hat)
     assert doubled.parameter_names == toys.parameter_names
-
-
-@pytest.fixture
-def unchecked():
-    """Users run without the checks of annotations, which would say the same in other words."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

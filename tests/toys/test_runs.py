@@ -26,16 +26,6 @@ from tests.toys.support import ALL, N, assert_same, fit_small, spec
 FIFTY = Run(batch_size=50)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return nextstat.from_pyhf(spec())
-
-
-@pytest.fixture(scope="module")
-def toys(model):
-    return fit_small(model, N)
-
-
 def test_batch_sizes_and_threads_change_nothing(model, toys):
     default = fit_toys(model, N, seed=5)  # another quantity less, and one chunk
     assert_same(default, toys)
