@@ -73,7 +73,11 @@ def traced(question: Question, facts: Facts, start: Array) -> Course:
     def body(course: Course) -> Course:
         rows, asimov, look = wanted_of(question, facts, course, 1)
         mine = jax.tree.map(lambda x: x[:1], rows) if near else rows
-        found, first = make_rows(facts.likelihood, facts.poi, (facts.data, asimov), mine, look, flat=question.flat)
+        found, first = make_rows(
+            facts.likelihood, facts.poi, (facts.data, asimov), mine, look, flat=question.flat,
+            # The unconditional fit is never made beside others.
+            only=len(mine.wanted) <= 2,
+        )  # fmt: skip
         made = layout.unpack(found)
         if near:
             others = jax.tree.map(lambda x: x[1:], rows)
@@ -104,4 +108,4 @@ def _fit_traced(likelihood: Likelihood, data: Array, start: Array, poi: Any, *, 
     frozen = likelihood.frozen > 0
     rows = Rows.of(start[None], frozen[None])
     look = Look(jnp.array(False), jnp.array([-1, -1]), jnp.array(True) if full else False)
-    return make_rows(likelihood, poi, (data, data), rows, look, flat=not full)[1]
+    return make_rows(likelihood, poi, (data, data), rows, look, flat=not full, only=True)[1]

@@ -98,7 +98,14 @@ class First(NamedTuple):
 
 
 def make_rows(
-    likelihood: Likelihood, poi: Array, data: tuple[Array, Array], rows: Rows, look: Look, *, flat: bool = False
+    likelihood: Likelihood,
+    poi: Array,
+    data: tuple[Array, Array],
+    rows: Rows,
+    look: Look,
+    *,
+    flat: bool = False,
+    only: bool = False,
 ) -> tuple[Packed, First]:
     """Makes the fits that are wanted, one after the other.
 
@@ -109,6 +116,7 @@ def make_rows(
         rows: The fits.
         look: What else is wanted of the first.
         flat: Whether nothing of the curvature ever is.
+        only: Whether at most one of the rows is wanted: a loop over them would take time for nothing.
 
     Returns:
         The fits, packed, with a leading axis; and what is known of the first.
@@ -132,9 +140,11 @@ def make_rows(
 
     def body(carry: tuple[Array, Packed, Array]) -> tuple[Array, Packed, Array]:
         k, found, hessian = carry
-        before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
-        moved = jnp.where(rows.held[k], rows.start[k], before.y + rows.start[k] - rows.start[k - 1])
-        start = jnp.where(rows.follows[k] & (before.status == _status.CONVERGED), moved, rows.start[k])
+        start = rows.start[k]
+        if not only:
+            before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
+            moved = jnp.where(rows.held[k], start, before.y + start - rows.start[k - 1])
+            start = jnp.where(rows.follows[k] & (before.status == _status.CONVERGED), moved, start)
         which = rows.on_asimov[k].astype(int)
         # What is worth a try on the data is worth one on the other data set.
         worth = jnp.where(rows.on_asimov[k] & several, 0.0, attempts.worth)
@@ -147,7 +157,7 @@ def make_rows(
         return following(k), found, hessian
 
     begin = (following(jnp.array(-1)), blank, jnp.zeros((n, n), likelihood.init.dtype))
-    _, found, hessian = lax.while_loop(lambda c: c[0] < count, body, begin)
+    _, found, hessian = body(begin) if only else lax.while_loop(lambda c: c[0] < count, body, begin)
     first = layout.unpack(Packed(*(x[0] for x in found)))
     held = rows.held[0]
     pinned = pins_of(likelihood, first.minimum, rows.start[0], held).mask

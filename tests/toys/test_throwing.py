@@ -14,12 +14,6 @@ import nextstat_jax as nextstat
 from nextstat_jax._likelihood import _throw
 from nextstat_jax._toys._toys import sample_toys
 from tests.conftest import OWN
-from tests.toys.support import spec
-
-
-@pytest.fixture(scope="module")
-def model():
-    return nextstat.from_pyhf(spec())
 
 
 def test_toys_fluctuate_as_expected(model):
