@@ -25,7 +25,7 @@ from .._minimize import _status
 from .._model._base import Model, Subject, check_bounds, subject
 from ._driver import ask
 from ._fit import several_minima
-from ._points import blank_rows, expected_of, held_rows, response, settle_rows
+from ._points import SettledRows, blank_rows, expected_of, held_rows, response
 from ._question import Ask, Course, Question, question
 from ._result import Result, result, static
 from ._rows import Facts, First, Rows, facts_of
@@ -294,12 +294,12 @@ class Test(Question):
         likelihood, data, state = facts.likelihood, facts.data, course.state
         free = settle_free(likelihood, data, course.first.found.minimum)
         mu = jnp.asarray(self.mu)
-        other = settle_rows(likelihood, data, state.alternative.minimum, self.where, self._alternatives(1))
+        other = SettledRows(likelihood, data, state.alternative.minimum, self.where, self._alternatives(1))
         asimov = known(expected_of, state.asimov_data, likelihood, other.params[0])
-        gap = settle_rows(likelihood, data, state.data.minimum, self.where, mu[:, None]).value - free.value
+        gap = SettledRows(likelihood, data, state.data.minimum, self.where, mu[:, None]).value - free.value
         # The Asimov data set is fitted exactly by what it was made from: its best fit is the alternative, the deviance
         # there 0.
-        gap_asimov = settle_rows(likelihood, asimov, state.asimov.minimum, self.where, mu[:, None]).value
+        gap_asimov = SettledRows(likelihood, asimov, state.asimov.minimum, self.where, mu[:, None]).value
         statistic = STATISTICS[self.statistic]
         mu_hat = free.params[self.where[0]]
         alternative = jnp.asarray(self.alternative)

@@ -20,7 +20,7 @@ from ._driver import all_concrete, fit_once
 from ._points import constant_of
 from ._result import Result, result, static
 from ._rows import First
-from ._settle import known, settle, settle_spread
+from ._settle import Settled, known, settle_spread
 
 
 @result
@@ -218,9 +218,9 @@ def fit_result(first: First, likelihood: Likelihood, data: Any, names: tuple[str
 def _settled(first: First, likelihood: Likelihood, data: Array) -> tuple[Array, Array, Array]:
     """Everything of a fit that has derivatives."""
     minimum = first.found.minimum
-    params, value, _ = settle(likelihood, data, minimum, likelihood.init, first.held)
-    nll = value + known(constant_of, first.constant, likelihood, data)
-    return params, nll, settle_spread(likelihood, data, minimum, first.spread)
+    fit = Settled(likelihood, data, minimum, likelihood.init, first.held)
+    nll = fit.value + known(constant_of, first.constant, likelihood, data)
+    return fit.params, nll, settle_spread(likelihood, data, minimum, first.spread)
 
 
 def require_fit(model: Model, fit_result: Any) -> None:

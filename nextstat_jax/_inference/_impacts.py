@@ -26,7 +26,7 @@ from ._question import Alone, Ask, Course, Question, question
 from ._result import Result, result, static
 from ._rows import Facts, First, Rows, facts_of
 from ._search import Found
-from ._settle import settle, settle_free, settle_spread
+from ._settle import Settled, settle_free, settle_spread
 
 METHODS = ("refit", "linear")
 
@@ -310,7 +310,7 @@ class Refitted(_Ranking):
 
         def one(minimum: Any, k: Array, value: Array) -> Array:
             mine = (likelihood.frozen > 0).at[k].set(True)
-            return settle(likelihood, data, minimum, likelihood.init.at[k].set(value), mine).params[poi]
+            return Settled(likelihood, data, minimum, likelihood.init.at[k].set(value), mine).params[poi]
 
         moved = jax.vmap(one)(minima, held, values).reshape(-1, 4) - best.params[poi]
         status = minima.status.reshape(-1, 4)

@@ -22,7 +22,7 @@ from .._likelihood._interpolation import factor_coefficients
 from .._model._base import require_free, require_model
 from .._model._model import HistFactoryModel
 from .._model._templates import first_cells
-from ._profile import q0_test
+from ._profile import statistic_test
 from ._result import Result, result, static
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def importance(
         rows = zip(names.rows, ends, ends[1:], strict=False)
         filled = model.with_templates({(sample, channel): nominal[a:b] for (channel, sample), a, b in rows})
         changed = replace(filled, likelihood=_resized(filled.likelihood, sizes))
-        test = q0_test(changed, data=changed.asimov_data(mu=1.0) if asimov else given)
+        about = changed.asimov_data(mu=1.0) if asimov else given
+        test = statistic_test(changed, 0.0, about, None, None, "q0", whole=False)
         return safe_sqrt(test.value), test.status
 
     start = (model.likelihood.nominal, jnp.ones_like(model.likelihood.init))

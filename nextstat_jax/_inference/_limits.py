@@ -26,7 +26,7 @@ from .._minimize._implicit import attach_root
 from .._minimize._newton import Minimum
 from .._model._base import Model, check_bounds, check_start, subject
 from ._driver import ask
-from ._points import blank_rows, chosen_rows, expected_of, held_rows, response, settle_rows, value_held
+from ._points import SettledRows, blank_rows, chosen_rows, expected_of, held_rows, response, value_held
 from ._question import Ask, Course, Question, question
 from ._result import Result, result, static
 from ._roots import Hunt, hunt_from, hunted
@@ -258,7 +258,7 @@ class Limit(Question):
         free = settle_free(likelihood, data, course.first.found.minimum)
         mu_hat = free.params[self.where[0]]
         alternative = jnp.full((1, 1), statistic.alternative, data.dtype)
-        background = settle_rows(likelihood, data, state.background.minimum, self.where, alternative)
+        background = SettledRows(likelihood, data, state.background.minimum, self.where, alternative)
         asimov = known(expected_of, state.made, likelihood, background.params[0])
         minima, roots = state.asimov.minimum, jnp.where(state.hunts.found, state.hunts.root, jnp.nan)
 

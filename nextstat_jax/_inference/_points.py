@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,7 +15,7 @@ from jax import Array
 from ._question import Ask, Question, question
 from ._rows import Facts, First, Rows
 from ._search import Found, no_fit
-from ._settle import Settled, settle
+from ._settle import Settled
 
 
 class Held(NamedTuple):
@@ -66,9 +69,9 @@ class Points(Question):
         """After one pass."""
         return state.done
 
-    def settled(self, facts: Facts, found: Found) -> Settled:
+    def settled(self, facts: Facts, found: Found) -> SettledRows:
         """The conditional minima with their derivatives, one for each row."""
-        return settle_rows(facts.likelihood, facts.data, found.minimum, self.where, self.values)
+        return SettledRows(facts.likelihood, facts.data, found.minimum, self.where, self.values)
 
 
 def held_rows(likelihood: Any, center: Array, where: Any, values: Any, rate: Any = None) -> tuple[Array, Array]:
@@ -115,7 +118,7 @@ def chosen_rows(mask: Array, a: Found, b: Found) -> Found:
 def value_held(likelihood: Any, data: Array, minimum: Any, where: Any, values: Any) -> Array:
     """Deviance at a conditional minimum, with its derivatives; ``minimum`` itself is not differentiated."""
     held = (likelihood.frozen > 0).at[where].set(True)
-    return settle(likelihood, data, minimum, likelihood.init.at[where].set(values), held).value
+    return Settled(likelihood, data, minimum, likelihood.init.at[where].set(values), held).value
 
 
 def blank_rows(likelihood: Any, data: Array, n: int) -> Found:
@@ -123,19 +126,46 @@ def blank_rows(likelihood: Any, data: Array, n: int) -> Found:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), no_fit(likelihood, data))
 
 
-def settle_rows(likelihood: Any, data: Array, minima: Any, where: Any, values: Any) -> Settled:
-    """Conditional minima with their derivatives, for each row of values, shape (n, k)."""
+@dataclass(frozen=True)
+class SettledRows:
+    """Conditional minima with their derivatives, for each row of ``values``; otherwise as ``Settled``.
 
-    def one(minimum: Any, value: Any) -> Settled:
-        held = (likelihood.frozen > 0).at[where].set(True)
-        return settle(likelihood, data, minimum, likelihood.init.at[where].set(value), held)
+    Attributes:
+        likelihood: The likelihood.
+        data: The data.
+        minima: The minima, with a leading axis.
+        where: Indices of what is held, shape (k,).
+        values: Where, shape (n, k).
+    """
 
-    rows = minima, jnp.asarray(values)
-    if len(values) > 1:
-        return jax.vmap(one)(*rows)
-    # What a batch of one adds to the derivatives takes seconds to compile.
-    only = one(*jax.tree.map(lambda x: x[0], rows))
-    return jax.tree.map(lambda x: x[None], only)
+    likelihood: Any
+    data: Array
+    minima: Any
+    where: Any
+    values: Any
+
+    @cached_property
+    def params(self) -> Array:
+        """Where they lie, shape (n, n_params)."""
+        return self._each(lambda row: row.params)
+
+    @cached_property
+    def value(self) -> Array:
+        """The deviances there, shape (n,)."""
+        return self._each(lambda row: row.value)
+
+    def _each(self, of: Callable[[Settled], Array]) -> Array:
+        likelihood = self.likelihood
+
+        def one(minimum: Any, value: Any) -> Array:
+            held = (likelihood.frozen > 0).at[self.where].set(True)
+            return of(Settled(likelihood, self.data, minimum, likelihood.init.at[self.where].set(value), held))
+
+        rows = self.minima, jnp.asarray(self.values)
+        if len(self.values) > 1:
+            return jax.vmap(one)(*rows)
+        # What a batch of one adds to the derivatives takes seconds to compile.
+        return one(*jax.tree.map(lambda x: x[0], rows))[None]
 
 
 def expected_of(likelihood: Any, params: Array) -> Array:

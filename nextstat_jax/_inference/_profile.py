@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
@@ -172,12 +172,17 @@ class Conditional(Points):
         return row.params[0], nll, minimum.status[0], minimum.num_steps[0], minimum.edm[0], course.above
 
 
-def statistic_test(model: Model, mu: Any, data: Any, init: Any, fixed: Any, name: str) -> TestStatistic:
-    """A test statistic with the fits behind it; arguments as in ``q0`` and ``qmu``."""
+def statistic_test(
+    model: Model, mu: Any, data: Any, init: Any, fixed: Any, name: str, *, whole: bool = True
+) -> TestStatistic:
+    """A test statistic with the fits behind it; arguments as in ``q0`` and ``qmu``.
+
+    Unless ``whole``, derivatives are those of the statistic alone.
+    """
     statistic = statistic_of(name)
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     tested = scalar(mu, "mu", about.likelihood.dtype)
-    asked = Pair(about.place[None], tested.reshape(1, 1), name)
+    asked = Pair(about.place[None], tested.reshape(1, 1), name, whole)
     return TestStatistic(
         *ask(asked, facts_of(about), _warm_start(about, init)), test_stat=name, parameter=about.poi_name
     )
@@ -188,15 +193,21 @@ class Pair(Points):
     """An unconditional and a conditional fit, compared."""
 
     statistic: str = static()
+    # Whether the fits have derivatives too. To those of the statistic they add nothing (the envelope theorem), but all
+    # that takes time: a Hessian, its factors and how the minimum moves.
+    whole: bool = static()
 
     def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
         """The arrays of ``TestStatistic``, in its order."""
         first, found = course.first, course.state.found
         free = settle_free(facts.likelihood, facts.data, first.found.minimum)
         gap = self.settled(facts, found).value[0] - free.value
-        mu_hat = free.params[self.where[0]]
+        still = facts if self.whole else jax.tree.map(lax.stop_gradient, facts)
+        seen = settle_free(still.likelihood, still.data, first.found.minimum)
+        mu_hat = seen.params[self.where[0]]
         value = STATISTICS[self.statistic].of(gap, mu_hat, self.values[0, 0])
-        nll_free = free.value + known(constant_of, first.constant, facts.likelihood, facts.data)
+        nll_free = seen.value + known(constant_of, first.constant, still.likelihood, still.data)
+        gap = gap if self.whole else lax.stop_gradient(gap)
         status = first.found.minimum.status, found.minimum.status[0]
         return value, mu_hat, nll_free, nll_free + gap, *status, jnp.maximum(-gap, 0.0), course.above
 
@@ -249,7 +260,7 @@ def q0(
     References:
         arXiv:1007.1727, equation 12.
     """
-    return q0_test(model, data=data, init=init, fixed=fixed).value
+    return statistic_test(model, 0.0, data, init, fixed, "q0", whole=False).value
 
 
 @no_type_check
@@ -310,7 +321,7 @@ def qmu(
     References:
         arXiv:1007.1727, equation 14.
     """
-    return qmu_test(model, mu, data=data, init=init, fixed=fixed).value
+    return statistic_test(model, mu, data, init, fixed, "q", whole=False).value
 
 
 @no_type_check
@@ -343,7 +354,7 @@ def qmu_tilde(
     References:
         arXiv:1007.1727, equation 16.
     """
-    return qmu_tilde_test(model, mu, data=data, init=init, fixed=fixed).value
+    return statistic_test(model, mu, data, init, fixed, "qtilde", whole=False).value
 
 
 @no_type_check

@@ -19,7 +19,7 @@ from .._minimize import _status
 from .._model._base import Model, check_start, scanned, subject
 from ._driver import ask
 from ._fit import several_minima
-from ._points import Points, constant_of, index_array, settle_rows
+from ._points import Points, SettledRows, constant_of, index_array
 from ._question import Course, question
 from ._result import Result, result, static
 from ._rows import Facts, facts_of
@@ -182,7 +182,7 @@ class Scan(Points):
         first, found = course.first, jax.tree.map(lambda x: x[self.places], course.state.found)
         constant = known(constant_of, first.constant, facts.likelihood, facts.data)
         free = settle_free(facts.likelihood, facts.data, first.found.minimum)
-        rows = settle_rows(facts.likelihood, facts.data, found.minimum, self.where, self.values[self.places])
+        rows = SettledRows(facts.likelihood, facts.data, found.minimum, self.where, self.values[self.places])
         best = free.params[self.where]
         lowest = free.value + constant, first.found.minimum.status
         shape = tuple(len(axis) for axis in self.axes)

@@ -7,8 +7,9 @@ conditions (``_minimize._implicit``) when JAX asks for them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +28,44 @@ OBJECTIVE = Objective(
 )
 
 
-class Settled(NamedTuple):
-    """A minimum with its derivatives.
+@dataclass(frozen=True)
+class Settled:
+    """A minimum with its derivatives with respect to likelihood, data and what is held.
+
+    Only what is asked for has them: how a minimum moves takes its Hessian, which its value does not need.
 
     Attributes:
-        params: Where it lies, shape (n_params,).
-        value: The deviance there, a scalar.
-        pinned: Parameters that are held or on a bound that they push against, boolean, shape (n_params,).
+        likelihood: The likelihood.
+        data: The data.
+        minimum: The minimum.
+        start: The values of what is held, shape (n_params,).
+        held: What is held, boolean, shape (n_params,).
     """
 
-    params: Array
-    value: Array
-    pinned: Array
+    likelihood: Likelihood
+    data: Array
+    minimum: Minimum
+    start: Array
+    held: Array
+
+    @cached_property
+    def _about(self) -> tuple[Any, Pins]:
+        args = (self.likelihood, self.data, self.likelihood.settled(self.minimum.multipliers))
+        return args, pins_of(self.likelihood, self.minimum, self.start, self.held)
+
+    @cached_property
+    def params(self) -> Array:
+        """Where it lies, shape (n_params,)."""
+        return attach(OBJECTIVE, self.minimum.y, *self._about)
+
+    @cached_property
+    def value(self) -> Array:
+        """The deviance there, a scalar."""
+        return value_at_minimum(OBJECTIVE, self.minimum.value, self.minimum.y, *self._about)
+
+    def hessian(self, hessian: Array) -> Array:
+        """The Hessian there, given its value."""
+        return hessian_at_minimum(OBJECTIVE, hessian, self.minimum.y, *self._about)
 
 
 def pins_of(likelihood: Likelihood, minimum: Minimum, start: Array, held: Array) -> Pins:
@@ -48,26 +75,9 @@ def pins_of(likelihood: Likelihood, minimum: Minimum, start: Array, held: Array)
     return Pins(mask, jnp.where(held, start, bound))
 
 
-def settle(likelihood: Likelihood, data: Array, minimum: Minimum, start: Array, held: Array) -> Settled:
-    """A minimum with its derivatives with respect to likelihood, data and what is held, at its values in ``start``."""
-    args = (likelihood, data, likelihood.settled(minimum.multipliers))
-    pins = pins_of(likelihood, minimum, start, held)
-    params = attach(OBJECTIVE, minimum.y, args, pins)
-    value = value_at_minimum(OBJECTIVE, minimum.value, minimum.y, args, pins)
-    return Settled(params, value, pins.mask)
-
-
 def settle_free(likelihood: Likelihood, data: Array, minimum: Minimum) -> Settled:
-    """``settle`` of a fit in which nothing is held but what the measurement fixes."""
-    return settle(likelihood, data, minimum, likelihood.init, likelihood.frozen > 0)
-
-
-def settle_hessian(
-    likelihood: Likelihood, data: Array, minimum: Minimum, hessian: Array, start: Array, held: Array
-) -> Array:
-    """The Hessian at a minimum with its derivatives; arguments as in ``settle``."""
-    args = (likelihood, data, likelihood.settled(minimum.multipliers))
-    return hessian_at_minimum(OBJECTIVE, hessian, minimum.y, args, pins_of(likelihood, minimum, start, held))
+    """A fit in which nothing is held but what the measurement fixes, with its derivatives."""
+    return Settled(likelihood, data, minimum, likelihood.init, likelihood.frozen > 0)
 
 
 def settle_spread(likelihood: Likelihood, data: Array, minimum: Minimum, spread: Array) -> Array:
@@ -79,7 +89,7 @@ def _spread_at(likelihood: Likelihood, data: Array, minimum: Minimum) -> Array:
     held = likelihood.frozen > 0
     still = lax.stop_gradient((likelihood, data))
     hessian = still[0].hessian(minimum.y, still[1], still[0].settled(minimum.multipliers))
-    hessian = settle_hessian(likelihood, data, minimum, hessian, likelihood.init, held)
+    hessian = settle_free(likelihood, data, minimum).hessian(hessian)
     return spread_of(hessian, held, pins_of(likelihood, minimum, likelihood.init, held).mask)
 
 

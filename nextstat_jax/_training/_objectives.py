@@ -17,7 +17,7 @@ from .._base._numerics import safe_sqrt
 from .._inference._asymptotics import asymptotic_test
 from .._inference._fit import fit
 from .._inference._limits import upper_limit
-from .._inference._profile import q0_test, qmu_tilde_test
+from .._inference._profile import statistic_test
 from .._inference._statistics import BANDS
 from .._model._model import HistFactoryModel
 
@@ -78,11 +78,11 @@ def root(q: Array, eps: Any) -> Array:
 
 def _discovery(model: HistFactoryModel, data: Any, start: Any, options: Options) -> Any:
     del options
-    return q0_test(model, data=data, init=start)
+    return statistic_test(model, 0.0, data, start, None, "q0", whole=False)
 
 
 def _exclusion(model: HistFactoryModel, data: Any, start: Any, options: Options) -> Any:
-    return qmu_tilde_test(model, options.mu, data=data, init=start)
+    return statistic_test(model, options.mu, data, start, None, "qtilde", whole=False)
 
 
 def _test(model: HistFactoryModel, data: Any, start: Any, options: Options) -> Any:
