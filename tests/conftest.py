@@ -17,6 +17,9 @@ import pytest
 # make arrays in any order, hence the switch is set before the first of them; tests of the switch start processes.
 jax.config.update("jax_enable_x64", True)
 
+# Programs in the making are millions of objects, most of which live on; to look through them takes a tenth of the time.
+gc.set_threshold(200_000, 50, 100)
+
 ROOT = Path(__file__).resolve().parent.parent
 OWN = Path(__file__).resolve().parent / "fixtures"
 

@@ -17,6 +17,7 @@ from nextstat_jax._inference._statistics import STATISTICS
 from nextstat_jax._modifiers import REGISTRY
 from tests import building as b
 from tests.compilations import compilations
+from tests.selection import mostly_slow
 
 SIGNAL = b.sample("signal", [6.0, 2.0], b.normfactor("mu"))
 LUMI = {"name": "lumi", "auxdata": [1.0], "sigmas": [0.03], "inits": [1.0], "bounds": [[0.5, 1.5]]}
@@ -130,7 +131,7 @@ def value_for(name: str) -> float:
 
 
 # The loop inside a program compiles long: once in the default run.
-KINDS = [pytest.param(name, marks=[pytest.mark.slow] if name == "q" else []) for name in STATISTICS]
+KINDS = mostly_slow(STATISTICS, "q0")
 
 
 @pytest.fixture(params=KINDS)
@@ -246,12 +247,7 @@ def test_results(small, name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "fit",
-        pytest.param("hypotest", marks=pytest.mark.slow),
-        pytest.param("scan", marks=pytest.mark.slow),
-        "goodness of fit",
-    ],
+    mostly_slow(["fit", "hypotest", "scan", "goodness of fit"], "fit"),
 )
 def test_batches_of_results(small, name):
     counts = jnp.array([[24.0, 33.0, 0.0], [26.0, 30.0, 0.0]])

@@ -164,8 +164,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("jax_cache")
 
 
-# One by default: most of the time is compilation, of the same kind in both.
-@pytest.mark.parametrize("name", [GUIDES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in GUIDES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GUIDES)
 def test_guide_runs_with_few_steps(name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = read(name)
     cell = tagged(notebook, "parameters")

@@ -38,6 +38,7 @@ def test_a_loop_of_intervals_compiles_nothing(own_session):
     assert all(row["programs"] == 0 for row in loop.values()), loop
 
 
+@pytest.mark.slow
 def test_six_questions_to_the_published_workspace(workspaces_dir):
     path = workspaces_dir / "complex.json"
     if not path.is_file():

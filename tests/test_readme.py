@@ -65,7 +65,7 @@ def there(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def names() -> dict[str, Any]:
     """What the blocks leave to the reader: edges, events, a classifier."""
     rng = np.random.default_rng(1)
@@ -82,27 +82,38 @@ def test_the_blocks_are_found():
     assert len(BLOCKS) == 8
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(number, there, names, monkeypatch):
-    mpl.use("Agg")
-    monkeypatch.chdir(there)
+def run_block(number: int, names: dict[str, Any]) -> None:
     text = BLOCKS[number]
     for long, short in SHORTER.items():
         text = text.replace(long, short)
     # The histogram of the training in torch has as many bins as the model.
     text = text.replace("torch.linspace(0, 1, 11)", "torch.linspace(0, 1, 4)")
     exec(compile(text, f"README block {number}", "exec"), names)
-    if "objective" in names and number == 4:
-        rng = np.random.default_rng(2)
-        gradient = jax.grad(names["objective"])
-        network = lambda x: jax.nn.sigmoid(x)  # noqa: E731
-        value = names["objective"](network, rng.normal(1.0, 1.0, 100), rng.normal(-1.0, 1.0, 100))
-        assert np.isfinite(float(value)) and gradient is not None
     if "classifier" in text:
         assert all(parameter.grad is not None for parameter in names["classifier"].parameters())
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        # A first fit, and the training in JAX and in torch.
+        pytest.param((0, 4, 5), id="short"),
+        pytest.param(range(len(BLOCKS)), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_blocks(blocks, there, names, monkeypatch):
+    mpl.use("Agg")
+    monkeypatch.chdir(there)
+    for number in blocks:
+        run_block(number, names)
+        if number == 4:
+            rng = np.random.default_rng(2)
+            value = names["objective"](jax.nn.sigmoid, rng.normal(1.0, 1.0, 100), rng.normal(-1.0, 1.0, 100))
+            assert np.isfinite(float(value))
+
+
+@pytest.mark.slow
 def test_what_the_readme_promises_of_results(there, monkeypatch):
     monkeypatch.chdir(there)
     model = nextstat.from_pyhf("workspace.json")

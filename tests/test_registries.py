@@ -114,6 +114,7 @@ def test_a_new_statistic_is_tested(model, two_sided):
     assert float(slope) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_statistic_has_limits_and_toys(model, two_sided):
     limit = nextstat.upper_limit(model, test_stat="t")
     at_limit = nextstat.hypotest(model, float(limit.observed), test_stat="t")

@@ -17,8 +17,8 @@ Bounds = tuple[tuple[float, float], ...]
 
 
 def fail(path: str, found: str, expected: str) -> NoReturn:
-    """Raise a `WorkspaceError` whose names are still to be filled in."""
-    raise WorkspaceError(path, found, expected)
+    """Raise a `WorkspaceError` whose names are still to be filled in. It says all there is to say of its cause."""
+    raise WorkspaceError(path, found, expected) from None
 
 
 def describe(value: object) -> str:

@@ -18,7 +18,7 @@ from .._likelihood._protocol import Likelihood
 from .._model._base import Model, check_start, subject
 from ._driver import all_concrete, fit_once
 from ._points import constant_of
-from ._result import Result, result, static
+from ._result import Result, listed, result, static
 from ._rows import First
 from ._settle import Settled, known, settle_spread
 
@@ -30,8 +30,9 @@ class FitResult(Result):
     Attributes:
         params: Best-fit parameters, shape (n_params,), in the order of ``parameter_names``.
         covariance: Inverse Hessian of the NLL at the minimum, shape (n_params, n_params). Rows of fixed parameters are
-            zero. A parameter on a bound is treated as if the bound were not there; should the Hessian then not be
-            positive definite, parameters on bounds are held like fixed ones.
+            zero, and of those without an effect on the likelihood. A parameter on a bound is treated as if the bound
+            were not there; should the Hessian then not be positive definite, parameters on bounds are held like fixed
+            ones.
         nll: Negative log-likelihood at the minimum, scalar.
         gradient: Gradient of the NLL there, shape (n_params,).
         edm: Estimated vertical distance to the minimum before the last step, scalar.
@@ -80,9 +81,14 @@ class FitResult(Result):
 
     @property
     def uncertainties(self) -> Float[Array, "*batch param"]:
-        """Square roots of the covariance's diagonal, shape (n_params,); 0 for fixed parameters."""
-        # NaN (no positive definite Hessian) stays NaN.
-        return standard_deviation(_diagonal(self.covariance))
+        """Square roots of the covariance's diagonal, shape (n_params,); 0 for fixed parameters.
+
+        NaN where the curvature says nothing: for a parameter without an effect on the likelihood, and for one on a
+        bound where the likelihood does not curve (``interval`` has the end on the other side); for all parameters if
+        the Hessian is not positive definite.
+        """
+        width = standard_deviation(_diagonal(self.covariance))
+        return lightly(_undefined, width, self.fixed)
 
     @property
     def correlation(self) -> Float[Array, "*batch param param"]:
@@ -95,6 +101,9 @@ class FitResult(Result):
         text = super().message
         if np.asarray(self.start_moved).any():
             text += "; the start was moved to where the likelihood is finite"
+        if self._idle().any():
+            names = [name for name, flag in zip(self.parameter_names, self._idle(), strict=True) if flag]
+            text += f"; without effect on the likelihood and not moved: {listed(names)}"
         above = np.min(np.asarray(self.next_minimum))
         return text + several_minima(above)
 
@@ -102,6 +111,11 @@ class FitResult(Result):
     def at_bound(self) -> tuple[str, ...]:
         """Names of the parameters that ended on a bound. Needs concrete values of one fit."""
         return tuple(name for name, flag in zip(self.parameter_names, np.asarray(self.on_bound), strict=True) if flag)
+
+    def _idle(self) -> np.ndarray:
+        """Which parameters have no effect on the likelihood, in all fits of a batch."""
+        still = ~np.asarray(self.fixed) & ~np.asarray(self.on_bound) & (np.asarray(_diagonal(self.covariance)) == 0)
+        return still.reshape(-1, still.shape[-1]).all(0)
 
     def _poi(self) -> int:
         if self.poi_index is None:
@@ -121,8 +135,8 @@ class FitResult(Result):
 
     def _columns(self) -> dict[str, Any]:
         notes = [
-            "fixed" if f else "at bound" if b else ""
-            for f, b in zip(self.fixed.tolist(), self.on_bound.tolist(), strict=True)
+            "fixed" if f else "at bound" if b else "no effect" if i else ""
+            for f, b, i in zip(self.fixed.tolist(), self.on_bound.tolist(), self._idle().tolist(), strict=True)
         ]
         return {
             "parameter": list(self.parameter_names),
@@ -134,6 +148,10 @@ class FitResult(Result):
     def _title(self) -> str:
         numbers = f"nll {float(self.nll):.6f}, edm {float(self.edm):.1e}, {int(self.n_iter)} steps"
         return f"FitResult: {self.message} ({numbers})"
+
+
+def _undefined(xp: Any, width: Any, fixed: Any) -> Any:
+    return xp.where((width == 0) & ~fixed, xp.full_like(width, np.nan), width)
 
 
 def _correlation(xp: Any, covariance: Any, width: Any) -> Any:

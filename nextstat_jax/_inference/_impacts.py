@@ -244,7 +244,9 @@ class _Ranking(Question):
         pull = jnp.where(width > 0, (best.params[mine] - measured) / unit, jnp.nan)
         constraint = jnp.where(width > 0, standard_deviation(jnp.diagonal(best.spread)[mine]) / unit, jnp.nan)
         post_up, post_down, pre_up, pre_down = moved.T
-        mu = best.params[poi], standard_deviation(best.spread[poi, poi])
+        width = standard_deviation(best.spread[poi, poi])
+        # As in ``FitResult.uncertainties``.
+        mu = best.params[poi], jnp.where(width == 0, jnp.nan, width)
         return pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, course.above
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -24,6 +25,12 @@ T = TypeVar("T", bound=type)
 def static() -> Any:
     """A field of a result that is part of its structure: a name, not a number."""
     return field(metadata={"static": True})
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a sentence, not more than a reader takes in."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))

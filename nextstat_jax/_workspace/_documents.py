@@ -67,6 +67,21 @@ def convert_document(document: Any, record: Any) -> Any:
         raise explain(error, document) from None
     except OverflowError:  # msgspec before 0.22 does not say where
         raise locate(_integer_overflow(document), document) from None
+    except UnicodeError:
+        raise locate(_half_character(document), document) from None
+
+
+def _half_character(value: Any, path: str = "$") -> WorkspaceError:
+    """Find a string with half of a character, which JSON can write and no file can hold."""
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
+        return WorkspaceError(path, f"the string {quote(value)}, which contains half of a character", "text")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        name = _half_character(key, f"{path}.{quote(key)}") if isinstance(key, str) else WorkspaceError("$", "", "")
+        for below in (name, _half_character(item, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")):
+            if below.path != "$":
+                return below
+    return WorkspaceError("$", "half of a character", "text")
 
 
 def _integer_overflow(value: Any, path: str = "$") -> WorkspaceError:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -181,6 +182,8 @@ class OptunaObjective:
         if not isinstance(model, HistFactoryModel):
             value = _as_number(model)
             return value, "" if math.isfinite(value) else f"{self.objective} is {value}"
+        if not _finite(model):
+            return math.nan, "the yields of the model are not finite"
         objective, given = self._objective, None if self._kind == "observed" else self.data
         data = data_of(model, self._kind, given, objective.expects)
         found = objective.ask(model, data, None, self._options)
@@ -205,6 +208,12 @@ def _optuna() -> Any:
     except ImportError:
         raise MissingExtraError("optuna", "mlops") from None
     return optuna
+
+
+def _finite(model: HistFactoryModel) -> bool:
+    """Whether everything in a model is a number, and expects finite counts: a training may have diverged."""
+    known = not any(np.isnan(leaf).any() for leaf in map(np.asarray, jax.tree.leaves(model)) if leaf.dtype.kind == "f")
+    return known and bool(np.isfinite(model.expected_data(model.parameter_init())).all())
 
 
 def _as_number(value: Any) -> float:

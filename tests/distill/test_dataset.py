@@ -169,6 +169,7 @@ def test_bounds_by_name_and_by_array(model):
     assert np.array_equal(small(model, 64, bounds=box).parameters, ds.parameters)
 
 
+@pytest.mark.slow
 def test_points_without_a_finite_nll():
     bad = nextstat.from_pyhf(NEGATIVE)
     keep, drop, again = (small(bad, 256, nonfinite=policy) for policy in ("keep", "drop", "resample"))

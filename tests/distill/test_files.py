@@ -194,6 +194,7 @@ def test_a_folder_belongs_to_one_request(model, tmp_path):
         from_parquet(tmp_path / "full")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(model, tmp_path):
     options = {"part_size": 500, "seed": 3, "nonfinite": "keep"}
     folder, run = tmp_path / "parts", Run(progress=False, batch_size=500)

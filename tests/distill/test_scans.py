@@ -179,6 +179,7 @@ def test_nll_in_other_parameters_is_that_of_pyhf(pair, model):
     np.testing.assert_allclose(jax.grad(exact.nll)(x[0]), numeric, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_surrogate_and_model_agree_in_other_parameters(pair):
     approximate, exact = (profile_scan(one, "c", np.linspace(-1.2, 0.2, 7)) for one in pair)
     np.testing.assert_allclose(approximate.delta, exact.delta, atol=0.03)

@@ -123,6 +123,7 @@ def test_artifacts_in_single_precision(surrogates, ds, tmp_path):
         artifact(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_the_same(surrogates, ds, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "a.onnx"

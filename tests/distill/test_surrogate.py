@@ -54,11 +54,13 @@ def test_it_is_accurate(surrogate, near):
     assert np.sqrt(np.mean((error * width) ** 2)) < 0.15  # in standard deviations; the slopes themselves are about 1
 
 
+@pytest.mark.slow
 def test_the_default_recipe_is_the_most_accurate(ds, near, surrogate):
     others = {name: rmse(train_mlp_surrogate(ds, recipe=name, **QUICK), near) for name in ("residual", "plain")}
     assert 5 * rmse(surrogate, near) < min(others.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_gradients_help_or_do_no_harm(ds, near, recipe):
     few = ds[:600]

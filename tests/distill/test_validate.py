@@ -86,6 +86,7 @@ def test_the_documented_workflow(tmp_path, monkeypatch, capsys):
     assert "2000 points, 5 params" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_good_surrogate_passes_and_a_poor_one_fails(surrogate, poor, model):
     good = validate(surrogate, model, n=500)
     assert good.passed, good
@@ -140,6 +141,7 @@ def test_densities_on_the_unbounded_space(surrogate, model):
         log_density(model)
 
 
+@pytest.mark.slow
 def test_delayed_acceptance_samples_the_exact_posterior(surrogate, poor, model):
     # The poor surrogate tests the correction: without it, its posterior is another one.
     grid = generate_dataset(model, 2**17, method="sobol", seed=5, run=QUIET, include_gradient=False)
@@ -185,6 +187,7 @@ def test_chains_that_have_not_mixed_say_so():
     assert list(frame.parameter) == ["a", "b"] and frame["50 %"][0] == pytest.approx(np.median(draws[..., 0]))
 
 
+@pytest.mark.slow
 def test_blackjax_and_numpyro_take_the_density(surrogate):
     arviz = pytest.importorskip("arviz")
     density = log_density(surrogate)

@@ -59,7 +59,13 @@ def pyhf_metric(yields, metric, mu=None, data=None):
 
 @pytest.mark.parametrize(
     ("metric", "mode", "mu"),
-    [("nll", "logmul", None), ("q0", "add", None), ("z0", "logmul", None), ("qmu", "logmul", 2.5), ("zmu", "add", 2.5)],
+    [
+        ("nll", "logmul", None),
+        ("q0", "add", None),
+        ("z0", "logmul", None),
+        pytest.param("qmu", "logmul", 2.5, marks=pytest.mark.slow),
+        pytest.param("zmu", "add", 2.5, marks=pytest.mark.slow),
+    ],
 )
 def test_rewards_are_pyhfs_for_the_edited_workspace(model, metric, mode, mu):
     env = make_histfactory_env(
@@ -113,10 +119,11 @@ def test_options_change_what_they_say(model):
     assert (np.abs(np.log(noisy / [2.0, 5.0])) > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("uncertainty", {}),
+        pytest.param("uncertainty", {}, marks=pytest.mark.slow),
         ("zmu", {"mu": 2.0}),
         # A search takes long to compile.
         pytest.param("limit", {"level": 0.9}, marks=pytest.mark.slow),

@@ -80,7 +80,8 @@ def of_templates(model):
     return jax.jit(answers), jax.jit(jax.jacrev(answers)), jax.jit(jax.jacfwd(answers))
 
 
-@pytest.mark.parametrize("main", [pytest.param(x, id=k, marks=SLOW[k]) for k, x in DATA.items()])
+@pytest.mark.slow
+@pytest.mark.parametrize("main", DATA.values(), ids=DATA)
 def test_fit_with_respect_to_data(model, of_data, main):
     data = jnp.concatenate([jnp.asarray(main), model.observed_data[model.n_bins :]])
     answers, reverse, forward = of_data

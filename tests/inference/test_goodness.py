@@ -96,6 +96,7 @@ def test_more_freedom_than_bins():
     assert "no p-value" in repr(result)
 
 
+@pytest.mark.slow
 def test_p_values_of_toys_are_uniform(scaled):
     rng = np.random.default_rng(31415)
     toys = jnp.asarray(rng.poisson(BINS, size=(400, len(BINS))), float)

@@ -97,6 +97,7 @@ def test_derivatives_of_impacts(model):
     np.testing.assert_allclose(jax.jacrev(shifts)(start), central(shifts, start, 1e-3), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_derivatives_of_linear_impacts(model):
     """They need the whole covariance, with its derivatives."""
     signal, weights = model.template("signal"), jnp.array([1.0, -0.5, 0.3])

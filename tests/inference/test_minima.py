@@ -15,6 +15,7 @@ from scipy import optimize
 import nextstat_jax as nextstat
 from tests.building import histosys, normfactor, one_channel, sample
 from tests.reference.loop_twin import LoopTwin
+from tests.selection import mostly_slow
 
 NAMES = ["simple", "complex", "tHu", "tttt", "SUSY-2018-04", "SUSY-2018-05", "SUSY-2018-31A"]
 OWN_NAMES = ["all_modifiers", "one_shapesys", "no_poi", "configured", "shared", "corners", "unconstrained"]
@@ -37,12 +38,7 @@ def converged(result: Any) -> bool:
 
 
 # The largest ones take long to compile.
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(n, marks=pytest.mark.slow) if n in ("tttt", "SUSY-2018-04", "SUSY-2018-31A") else n for n in NAMES
-    ],
-)
+@pytest.fixture(scope="module", params=mostly_slow(NAMES, "simple", "complex", "tHu"))
 def fitted(request, published, reference):
     """A model, its unconditional fit, the stored numbers and the loop twin."""
     spec = published(request.param)
@@ -145,7 +141,7 @@ def scipy_minimum(twin: LoopTwin) -> float:
     return float(result.fun)
 
 
-@pytest.mark.parametrize("name", OWN_NAMES)
+@pytest.mark.parametrize("name", mostly_slow(OWN_NAMES, "all_modifiers", "corners"))
 def test_minimum_equals_minuit_and_scipy(own, name):
     spec = own(name)
     twin = LoopTwin(spec)

@@ -14,6 +14,7 @@ import nextstat_jax as nextstat
 from nextstat_jax._inference._result import Result
 from nextstat_jax.interpret import grouped_impacts, impacts, importance
 from tests.inference.support import small
+from tests.selection import mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def answers(model):
     return answer
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", mostly_slow(QUESTIONS, *(q for q in QUESTIONS if q != "importance")))
 def test_every_result_is_plain_numbers_and_text(answers, question):
     result = answers(question)
     assert isinstance(result, Result)
@@ -68,7 +69,7 @@ def test_every_result_is_plain_numbers_and_text(answers, question):
         result.status = 1
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", mostly_slow(QUESTIONS, *(q for q in QUESTIONS if q != "importance")))
 def test_every_batch_prints_as_what_it_is(answers, question):
     one = answers(question)
     batch = jax.tree.map(lambda x: jnp.stack([x, x, x]), one)

@@ -119,6 +119,7 @@ def test_an_interval_that_meets_a_bound():
     assert "lower end: ends on a bound" in ours.message and float(ours.upper) > float(ours.best)
 
 
+@pytest.mark.slow
 def test_derivatives_of_intervals(model):
     start, change = yields_of(model)
 

@@ -15,12 +15,10 @@ from nextstat_jax._inference._intervals import interval
 from nextstat_jax._inference._limits import upper_limit
 from nextstat_jax._inference._stack import stack_patches
 from tests.conftest import OWN
+from tests.selection import mostly_slow
 
 PUBLISHED = {case["name"]: case for case in json.loads((OWN / "validation_published.json").read_text())}
-# The others take as long again: each has a structure of its own to compile.
-QUICK = ("1bin_shapesys", "1bin_shapesys_q0", "2bin_2channel_coupledhisto", "2bin_2channel_coupledshapefactor")
 BETTER = ("2bin_2channel_coupledhisto",)
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
 
 
 def model_of(case, **options):
@@ -29,7 +27,7 @@ def model_of(case, **options):
         return nextstat.from_pyhf(case["workspace"], **options)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, "1bin_shapesys", "2bin_2channel_coupledhisto"))
 def test_published_p_values(name):
     """The setups of pyhf's validation suite: p-values observed and expected.
 
@@ -138,6 +136,7 @@ def tested(signals):
     return signals.hypotest(1.0)
 
 
+@pytest.mark.slow
 def test_patch_set_equals_stored_numbers_of_pyhf(signals, tested):
     assert len(signals) == 40
     assert signals.n_groups == 1

@@ -14,6 +14,7 @@ import nextstat_jax as nextstat
 from nextstat_jax._likelihood import _derivatives, _histfactory
 from tests.building import histosys, normfactor, normsys, one_channel, sample, shapefactor, staterror
 from tests.conftest import OWN
+from tests.selection import mostly_slow
 
 MODELS = ["all_modifiers", "configured", "shared", "corners", "no_poi", "unconstrained", "one_shapesys"]
 
@@ -55,7 +56,7 @@ def assert_same(actual, expected, rtol):
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * scale)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "all_modifiers", "corners"))
 def test_written_out_derivatives_equal_automatic_ones(name):
     model = model_of(name)
     plain_gradient, plain_hessian, value_and_gradient, hessian = compiled()
@@ -68,8 +69,8 @@ def test_written_out_derivatives_equal_automatic_ones(name):
         assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("factor_code", ["code1", "code4"])
-@pytest.mark.parametrize("shift_code", ["code0", pytest.param("code2", marks=pytest.mark.slow), "code4p"])
+@pytest.mark.parametrize("factor_code", mostly_slow(["code1", "code4"], "code1"))
+@pytest.mark.parametrize("shift_code", mostly_slow(["code0", "code2", "code4p"], "code0"))
 @pytest.mark.filterwarnings("ignore:histosys='code2' jumps")
 def test_codes_and_clips(factor_code, shift_code):
     spec = one_channel(

@@ -191,12 +191,14 @@ def test_model_equals_pyhf(case):
     check_model_against_pyhf(case)
 
 
+@pytest.mark.slow
 @FEW
 @given(cases(number=3, clips=False))
 def test_gradient_equals_differences_of_the_twin(case):
     check_gradient_against_differences(case)
 
 
+@pytest.mark.slow
 @FEW
 @given(cases())
 def test_order_in_the_workspace_does_not_matter(case):

@@ -11,6 +11,7 @@ import pytest
 import nextstat_jax as nextstat
 from nextstat_jax import mlops
 from tests.mlops.support import spec_of
+from tests.selection import mostly_slow
 
 optuna = pytest.importorskip("optuna")
 
@@ -57,7 +58,7 @@ def toy(n=4000):
     return nextstat.from_pyhf(spec_of(*flat)), events
 
 
-@pytest.mark.parametrize("objective", ["z0", "expected_limit"])
+@pytest.mark.parametrize("objective", mostly_slow(["z0", "expected_limit"], "z0"))
 def test_a_study_finds_a_better_binning(objective):
     model, events = toy()
     target = mlops.significance_objective(model, events, objective=objective)
@@ -170,6 +171,17 @@ def test_models_without_a_finite_value_prune_their_trial(model, as_iterator):
     study.optimize(objective, n_trials=1)
     assert study.trials[0].state == optuna.trial.TrialState.PRUNED
     assert study.trials[0].user_attrs["reason"] == "z0 is inf"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_training_that_diverged_is_one_lost_trial(model, bad):
+    def build(trial):
+        return model.with_templates({"signal": model.template("signal") * (bad if trial.number == 1 else 1.0)})
+
+    study = optuna.create_study(direction="maximize")
+    study.optimize(mlops.OptunaObjective(build), n_trials=3)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert study.trials[1].user_attrs["reason"] == "the yields of the model are not finite"
 
 
 def events_of(**events):

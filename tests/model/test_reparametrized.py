@@ -49,6 +49,7 @@ def model():
     return nextstat.from_pyhf(SPEC)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_deviance(model):
     def strength(x):
         c, shift = x
@@ -88,6 +89,7 @@ def test_points_outside_the_domain_are_infinite(model):
     assert np.isposinf(value) and np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_questions_give_the_numbers_of_the_source(model):
     other = root(model)
     assert other.poi == "c" and other.parameter_names()[1:] == [n for n in model.parameter_names() if n != "mu"]
@@ -151,6 +153,7 @@ def test_bins_without_counts_have_their_walls():
     assert float(best.nll) == pytest.approx(float(expected.nll), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_of_fits(model):
     data = np.asarray(model.observed_data)
 

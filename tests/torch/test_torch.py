@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import nextstat_jax as nextstat
+from tests.selection import mostly_slow
 from tests.torch.support import SIGNAL, spec_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'nextstat-jax[torch]'")
@@ -46,7 +47,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", mostly_slow(LOSSES, "nll", "q0"))
 def test_losses_equal_those_of_jax(session, name):
     ours, theirs = LOSSES[name]
     h = tensor()
@@ -59,7 +60,7 @@ def test_losses_equal_those_of_jax(session, name):
     np.testing.assert_allclose(h.grad.numpy(), slope, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", mostly_slow(LOSSES, "nll"))
 def test_gradcheck(session, name):
     ours = LOSSES[name][0]
     assert torch.autograd.gradcheck(lambda h: ours(h, session), tensor(), eps=1e-5, atol=1e-6)
@@ -67,6 +68,7 @@ def test_gradcheck(session, name):
     assert torch.autograd.gradcheck(lambda h: ours(h, session), batch, eps=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradcheck_where_there_is_no_excess():
     low = nextstat.from_pyhf(spec_of(observed=(48.0, 15.0, 10.0)))
     session = bridge.create_profiled_session(low, "signal")
@@ -78,11 +80,9 @@ def test_gradcheck_where_there_is_no_excess():
     assert torch.autograd.gradcheck(loss, tensor(), eps=1e-5, atol=1e-6)
 
 
-# The others take as long again; the objectives themselves are tested beside the losses of JAX.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("limit", "cls", "uncertainty")]
-
-
-@pytest.mark.parametrize("objective", ["z0", *SLOW])
+# They take long to compile, and are tested beside the losses of JAX.
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["z0", "limit", "cls", "uncertainty"])
 def test_objectives(model, objective):
     loss = bridge.SignificanceLoss(model, "signal", data="asimov", objective=objective)
     assert torch.autograd.gradcheck(loss, tensor(), eps=1e-4, atol=1e-6, rtol=1e-4)
@@ -199,6 +199,7 @@ def test_jacobian(session):
         torch.testing.assert_close(bridge.signal_jacobian(h, session), h.grad, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_types_and_layouts(session):
     reference = bridge.signal_jacobian(tensor(), session)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 5e-3)):
@@ -392,6 +393,7 @@ def test_a_warm_start_changes_nothing(model):
     assert loss(again).item() == pytest.approx(cold.item(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_import_leaves_the_memory_of_a_gpu():
     code = "import os, nextstat_jax.torch; print(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])"
     for given, expected in ((None, "false"), ("true", "true")):

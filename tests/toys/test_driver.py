@@ -29,6 +29,7 @@ def unbelieved(monkeypatch):
     monkeypatch.setattr(_fits, "quick_fit", lambda *args: (quick(*args)[0], jnp.array(False)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unbelieved")
 def test_the_driver_answers_where_the_quick_method_fails():
     model = counting(signal=(10.0, 12.0))
@@ -100,6 +101,7 @@ def bent():
     return nextstat.from_pyhf(one_channel(samples, [112.0, 108.0]))
 
 
+@pytest.mark.slow
 def test_statistics_where_several_minima_are_possible_are_those_of_observed_data(bent):
     toys = fit_small(bent, 6, mu=0.0, test_stat="q0")
     assert bool(toys.retried.all())

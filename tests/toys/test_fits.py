@@ -58,6 +58,7 @@ def test_statistics_are_those_of_single_fits(model, test_stat, mu_test):
     assert bool(toys.converged.all())
 
 
+@pytest.mark.slow
 def test_conditional_fits_alone(model):
     toys = fit_small(model, 3, mu_test=0.7)
     for i, data in enumerate(toys.data):

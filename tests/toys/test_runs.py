@@ -26,6 +26,7 @@ from tests.toys.support import ALL, N, assert_same, fit_small, spec
 FIFTY = Run(batch_size=50)
 
 
+@pytest.mark.slow
 def test_batch_sizes_and_threads_change_nothing(model, toys):
     default = fit_toys(model, N, seed=5)  # another quantity less, and one chunk
     assert_same(default, toys)
@@ -133,6 +134,7 @@ def pool():
         yield executor
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(model, toys, pool):
     assert_same(fit_small(model, N, executor=pool), toys)
 

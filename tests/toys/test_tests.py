@@ -27,6 +27,7 @@ def counting(observed, background=50.0):
     return nextstat.from_pyhf(one_channel(samples, [observed]))
 
 
+@pytest.mark.slow
 def test_limits_of_a_counting_experiment():
     """Every statistic is a function of the count, so that the p-values are sums of Poisson probabilities."""
     n = 4000
@@ -51,6 +52,7 @@ def test_limits_of_a_counting_experiment():
     assert test.to_dataframe()["+- CLb"][0] == pytest.approx(float(test.clb_error))
 
 
+@pytest.mark.slow
 def test_discovery_in_a_counting_experiment():
     n = 4000
     test = toy_test(counting(61.0), 0.0, test_stat="q0", n_toys=n, seed=3, run=SMALL)

@@ -66,12 +66,14 @@ def test_the_table_does_not_belong_to_the_equation_of_the_signal() -> None:
     assert all(a < b for a, b in zip(analytic_uncertainties(0.0), PAPER["inferno"], strict=True))
 
 
+@pytest.mark.slow
 def test_the_optimal_classifier_gives_the_published_table() -> None:
     # The samples, ours and theirs, leave about 2 % in benchmarks 2 and 4 and 0.4 % in benchmark 0.
     np.testing.assert_allclose(_judged()["fisher"], PAPER["optimal_classifier"], rtol=0.04)
     np.testing.assert_allclose(_judged()["fisher"][0], PAPER["optimal_classifier"][0], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_the_profile_likelihood_agrees_with_reweighted_events() -> None:
     judged = _judged()
     # The message may go on about another minimum, which templates interpolated by code 2 can have.

@@ -13,6 +13,7 @@ from nextstat_jax._inference._profile import q0_test
 from nextstat_jax._training._objectives import OBJECTIVES, Objective, objective_of
 from nextstat_jax.gym import HistFactoryCore
 from tests.building import normfactor, normsys, one_channel, sample
+from tests.selection import mostly_slow
 from tests.training.support import spec_of
 
 # Searches take long to compile, more so in batches; q0 and qmu are compiled as parts of their roots.
@@ -27,7 +28,7 @@ def small(dtype: str) -> nextstat.HistFactoryModel:
     return nextstat.from_pyhf(one_channel(samples, [35.0, 28.0]), dtype=dtype)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(OBJECTIVES, "z0"))
 def test_contract(name: str) -> None:
     """Batches equal loops and jit equals eager, for values and gradients; these equal differences."""
     loss = nextstat.SignificanceLoss(small("float64"), "signal", objective=name, **OPTIONS)

@@ -28,6 +28,7 @@ def refit(histogram, statistic):
     return float(statistic(nextstat.from_pyhf(spec_of(signal=(h[1:], h[:1])))))
 
 
+@pytest.mark.slow
 def test_losses_equal_edited_workspaces(model):
     session = nextstat.create_profiled_session(model, "signal")
     assert session.n_bins == 3
@@ -99,6 +100,7 @@ def test_gradients_are_finite_without_signal_and_with_a_deficit(model):
     assert float(nextstat.SignificanceLoss(low, "signal").q0(jnp.asarray(HISTOGRAM))) == 0.0
 
 
+@pytest.mark.slow
 def test_mappings_let_the_whole_analysis_depend_on_a_network(model):
     loss = nextstat.SignificanceLoss(model, "signal", data="asimov")
 
@@ -122,6 +124,7 @@ def test_mappings_let_the_whole_analysis_depend_on_a_network(model):
     assert (np.abs(np.asarray(slope)) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_warm_start_saves_steps_and_changes_nothing(model):
     h = jnp.asarray(HISTOGRAM)
     for data in ("observed", "asimov"):

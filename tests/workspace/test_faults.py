@@ -29,6 +29,18 @@ FAULTS = {
         "number",
     ),
     "bool for a number": (changed((*SIG, "data", 1), True), "$.channels[0].samples[0].data[1]", "true", "a number"),
+    "half of a character for a number": (
+        changed((*SIG, "data", 1), "\ud800"),
+        "$.channels[0].samples[0].data[1]",
+        "half of a character",
+        "text",
+    ),
+    "half of a character for an array": (
+        changed((*SIG, "data"), {"a": "b\udfff"}),
+        "$.channels[0].samples[0].data",
+        "the keys 'a'",
+        "an array",
+    ),
     "null for a number": (changed((*SIG, "data", 1), None), "$.channels[0].samples[0].data[1]", "null", "a number"),
     "null for an array": (changed((*SIG, "data"), None), "$.channels[0].samples[0].data", "null", "an array"),
     "object for an array": (
@@ -362,3 +374,11 @@ def test_numbers_that_are_not_finite(path, value):
 def test_a_workspace_without_any_modifier():
     with pytest.raises(WorkspaceError, match="no modifier on any sample"):
         read_workspace(one_channel([sample("bkg", [1.0])], [1.0], poi=""))
+
+
+@pytest.mark.parametrize("text", ['{"channels": [1,]}', "[" * 100_000, "{", b"\xff\xfe{"])
+def test_one_mistake_has_one_traceback(text):
+    with pytest.raises(WorkspaceError) as caught:
+        read_workspace(text)
+    assert caught.value.__suppress_context__
+    assert len(str(caught.value)) < 300

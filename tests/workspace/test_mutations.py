@@ -77,6 +77,7 @@ def refused_both(spec):
     return error is not None
 
 
+@pytest.mark.slow
 def test_every_single_mutation_is_refused_or_legal():
     results = []
     for path in nodes(small()):
