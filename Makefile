@@ -83,7 +83,7 @@ format: $(VENV)/.stamp
 	$(VENV)/bin/ruff format .
 
 # Most of the time of the tests is compilation, of programs that run for milliseconds.
-test test-newest: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: lint
 	$(VENV)/bin/python $(PYTEST) --durations=15 $(PYTEST_ARGS)
 

@@ -256,5 +256,6 @@ def _with(s: _Tried, minimum: Minimum, trust: Array, half: Array) -> tuple[Found
         better, jnp.where(other, gap, jnp.inf), jnp.where(other, jnp.minimum(s.found.above, gap), s.found.above)
     )
     above = jnp.where(better & ~other & had, s.found.above, above)
-    chosen = choose(better, minimum, best)
+    # Of the starts, the given one is the user's.
+    chosen = choose(better, minimum, best)._replace(moved=jnp.where(first, minimum.moved, best.moved))
     return Found(chosen, above, s.found.n_fits + 1), better

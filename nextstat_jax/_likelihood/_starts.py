@@ -9,10 +9,11 @@ The rule, by the number n of parameters:
 
 - every fit that fails is made again from the initial parameters, and from these without a signal;
 - up to 150, if any parameter bends by a quarter or more, these two starts are made in any case;
-- up to 64, the ``64 // n`` (at most four) parameters that bend most are also held at +-0.7, +-1.5 and +-3 standard
-  deviations until the others have found their place, and then let go; likewise the parameter of interest where nothing
-  of the signal, as much as the data, and three times as much are expected. An attempt is left out where the constraint
-  alone would lift it above the best fit so far.
+- up to 64, the ``64 // n`` (at most four) parameters that bend most are also held at +-0.7, +-1.5, +-3 and +-4.5
+  standard deviations until the others have found their place, and then let go; likewise the parameter of interest where
+  nothing of the signal, as much as the data, and three times as much are expected. An attempt is left out where the
+  constraint alone would lift what it may lead to, a minimum beyond the next smaller of these distances, above the best
+  fit so far.
 
 The lowest minimum counts, and how far above it the next one lies is part of the result. A conditional fit that ends
 below the unconditional one is a further start for it: that is the driver's rule.
@@ -32,7 +33,9 @@ TWICE = 150
 HELD = 64
 _MOST = 4
 _BENT = 0.25
-_HOLDS = (0.7, -0.7, 1.5, -1.5, 3.0, -3.0)
+_HOLDS = (0.7, -0.7, 1.5, -1.5, 3.0, -3.0, 4.5, -4.5)
+# What such an attempt may lead to lies no closer than this.
+_FROM = (0.1, -0.1, 0.7, -0.7, 1.5, -1.5, 3.0, -3.0)
 _SIGNALS = (0.0, 1.0, 3.0)
 # How many times its nominal yields a sample with a free factor is taken to be, at most.
 _LARGEST = 1e3
@@ -107,11 +110,11 @@ def _holds(likelihood: Arrays, data: Array, how_much: Array) -> Attempts:
     normal = jnp.zeros((n,), how_much.dtype)
     center = normal.at[s.normal_params].set(data[s.n_bins :][s.normal_aux])
     width = normal.at[s.normal_params].set(likelihood.widths)
-    values = jnp.asarray(_HOLDS, how_much.dtype)[:, None]
-    wanted = jnp.clip(
-        values * jnp.where(width > 0, width, 1.0)[chosen], likelihood.lower[chosen], likelihood.upper[chosen]
-    )
-    pull = (wanted - center[chosen]) / jnp.where(width > 0, width, 1.0)[chosen]
+    values, least = (jnp.asarray(x, how_much.dtype)[:, None] for x in (_HOLDS, _FROM))
+    unit = jnp.where(width > 0, width, 1.0)[chosen]
+    lower, upper = likelihood.lower[chosen], likelihood.upper[chosen]
+    wanted = jnp.clip(values * unit, lower, upper)
+    pull = (jnp.clip(least * unit, lower, upper) - center[chosen]) / unit
     worth = jnp.where(how_much[chosen] >= _BENT, jnp.maximum(0.5 * pull * pull, _NOTHING), jnp.inf)
     which = chosen[None, :, None] == jnp.arange(n)
     points = jnp.where(which, wanted[:, :, None], likelihood.init)

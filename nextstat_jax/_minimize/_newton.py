@@ -330,7 +330,8 @@ class _Loop(NamedTuple):
 
         def more(carry: tuple[Array, ...]) -> Array:
             k, _, pinned, _, _, p = carry
-            return (k < _BOX_ROUNDS) & (crossing(pinned, p).any() | ~jnp.isfinite(p).all())
+            # At the end only the Hessian is wanted.
+            return ~closing & (k < _BOX_ROUNDS) & (crossing(pinned, p).any() | ~jnp.isfinite(p).all())
 
         def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
             k, exact, pinned, fixed, _, p = carry
