@@ -13,5 +13,9 @@ def mostly_slow(cases: Iterable[Any], *default: Any) -> list[Any]:
     cases = list(cases)
     unknown = set(default) - set(cases)
     if unknown:
-        raise ValueError(f"no cases: {sorted(unknown)}")
-    return [case if case in default else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+        raise ValueError(f"no cases: {sorted(map(str, unknown))}")
+    slow = pytest.mark.slow
+    return [
+        case if case in default else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=slow)
+        for case in cases
+    ]

@@ -20,6 +20,7 @@ from nextstat_jax.distill import generate_dataset, to_numpy, to_torch_dataset
 from nextstat_jax.distill._dataset import Asked, make_request
 from nextstat_jax.distill._sampling import METHODS, Points, _permuted
 from tests.distill.support import FIXED, NEGATIVE, QUIET, SPEC
+from tests.selection import mostly_slow
 
 
 def small(model, n=100, *, device=None, bounds=None, seed=0, method="sobol", nonfinite="resample", columns=(), **how):
@@ -33,7 +34,7 @@ def points_of(model, method, n, seed=3):
     return Points(request.setup.plan), request
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "gaussian", "profile"))
 def test_values_are_those_of_pyhf(model, method):
     ds = small(model, 40, method=method, seed=1)
     oracle = pyhf.Workspace(SPEC).model()
@@ -210,6 +211,7 @@ def test_several_devices_compute_the_same():
     assert done.stdout.split() == ["True"] * 3, done.stderr
 
 
+@pytest.mark.slow
 def test_executor_computes_the_same(model):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         there = small(model, 60, method="profile", batch_size=25, executor=pool)

@@ -93,6 +93,7 @@ def test_scans_of_two_parameters(model, surrogate):
     np.testing.assert_allclose(near.delta, expected.delta, atol=0.05)
 
 
+@pytest.mark.slow
 def test_tests_limits_and_intervals_of_a_surrogate(model, surrogate):
     exact, near = (nextstat.upper_limit(one) for one in (model, surrogate))
     np.testing.assert_allclose(near.observed, exact.observed, rtol=0.01)

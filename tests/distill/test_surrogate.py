@@ -131,6 +131,7 @@ def test_progress_bar(ds, capsys):
     assert "epoch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ensemble_estimates_its_error(ds, near):
     ensemble = train_mlp_surrogate(ds[:1500], **{**QUICK, "ensemble": 4})
     assert len(ensemble.members) == 4 and ensemble.history["train_loss"].shape == (4, 25)

@@ -23,6 +23,7 @@ def poor(ds):
     return train_mlp_surrogate(ds, **{**QUICK, "epochs": 2, "recipe": "plain"})
 
 
+@pytest.mark.slow
 def test_the_documented_workflow(tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

@@ -155,6 +155,7 @@ def test_gymnasiums_checker_finds_nothing(model, env):
     check_env(make_histfactory_env(model, channel="SR", normalize=True, action_mode="add"))
 
 
+@pytest.mark.slow
 def test_environments_can_be_registered_and_made_by_name():
     name = "nextstat-jax-test/HistFactory-v0"
     gymnasium.register(

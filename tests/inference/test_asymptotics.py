@@ -213,6 +213,7 @@ def test_counts_that_the_background_cannot_give():
     assert float(result.statistic) == math.inf and float(result.clsb) == 0.0 and float(result.clb) == 0.0
 
 
+@pytest.mark.slow
 def test_the_lower_of_two_minima():
     """Large shape variations and few counts: a start next to the last fit stays in a valley that is not the lowest."""
     shape = histosys("h", [24.0, 4.1, 2.2], [44.0, 2.6, 3.9])

@@ -134,6 +134,7 @@ def test_fixed_value_with_respect_to_itself(model):
     assert np.abs(np.asarray(slope)).max() > 1.0 - 1e-12
 
 
+@pytest.mark.slow
 def test_gradient_with_respect_to_the_model_is_a_model(model):
     slope = jax.grad(nextstat.q0)(model)
     assert isinstance(slope, nextstat.HistFactoryModel)

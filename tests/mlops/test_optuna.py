@@ -11,7 +11,6 @@ import pytest
 import nextstat_jax as nextstat
 from nextstat_jax import mlops
 from tests.mlops.support import spec_of
-from tests.selection import mostly_slow
 
 optuna = pytest.importorskip("optuna")
 
@@ -58,7 +57,8 @@ def toy(n=4000):
     return nextstat.from_pyhf(spec_of(*flat)), events
 
 
-@pytest.mark.parametrize("objective", mostly_slow(["z0", "expected_limit"], "z0"))
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["z0", "expected_limit"])
 def test_a_study_finds_a_better_binning(objective):
     model, events = toy()
     target = mlops.significance_objective(model, events, objective=objective)

@@ -70,6 +70,7 @@ def assert_equal_models(got, expected):
         )
 
 
+@pytest.mark.slow
 def test_all_templates_equal_an_edited_workspace():
     got = nextstat.from_pyhf(spec_of()).with_templates(edited())
     expected = nextstat.from_pyhf(spec_of(1.3, 0.6))

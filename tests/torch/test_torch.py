@@ -356,6 +356,7 @@ def test_tensors_of_anything():
     assert bridge.as_tensor(given) is given
 
 
+@pytest.mark.slow
 def test_modules(model):
     loss = bridge.SignificanceLoss(model, "signal", negate=True)
     assert loss.n_bins == 3

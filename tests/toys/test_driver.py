@@ -84,6 +84,7 @@ def test_an_unconditional_fit_that_missed_the_minimum_is_made_again(monkeypatch)
     np.testing.assert_allclose(toys.statistic, statistic, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unbelieved")
 def test_conditional_fits_by_the_driver():
     toys = fit_small(counting(signal=(10.0, 12.0)), 4, mu_test=0.7)

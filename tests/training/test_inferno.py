@@ -124,6 +124,7 @@ def test_the_loss_is_the_inverse_of_fishers_matrix(benchmark: int) -> None:
     assert ours == pytest.approx(_closed_form(h, benchmark), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_loss() -> None:
     h, direction = _histograms(10), 1e-6 * np.random.default_rng(0).normal(size=(6, 10))
     case = problem(4, 10)
