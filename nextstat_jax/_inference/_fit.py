@@ -88,7 +88,7 @@ class FitResult(Result):
         the Hessian is not positive definite.
         """
         width = standard_deviation(_diagonal(self.covariance))
-        return lightly(_undefined, width, self.fixed)
+        return defined(width, self.fixed)
 
     @property
     def correlation(self) -> Float[Array, "*batch param param"]:
@@ -150,7 +150,12 @@ class FitResult(Result):
         return f"FitResult: {self.message} ({numbers})"
 
 
-def _undefined(xp: Any, width: Any, fixed: Any) -> Any:
+def defined(width: Array, fixed: Array) -> Array:
+    """Uncertainties; NaN for those of 0 that belong to what is not fixed: the curvature says nothing there."""
+    return lightly(_defined, width, fixed)
+
+
+def _defined(xp: Any, width: Any, fixed: Any) -> Any:
     return xp.where((width == 0) & ~fixed, xp.full_like(width, np.nan), width)
 
 

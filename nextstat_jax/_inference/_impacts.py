@@ -20,7 +20,7 @@ from .._base._tables import plain
 from .._minimize import _status
 from .._model._base import Model, Subject, check_start, subject
 from ._driver import ask
-from ._fit import several_minima
+from ._fit import defined, several_minima
 from ._points import blank_rows, index_array
 from ._question import Alone, Ask, Course, Question, question
 from ._result import Result, result, static
@@ -244,9 +244,7 @@ class _Ranking(Question):
         pull = jnp.where(width > 0, (best.params[mine] - measured) / unit, jnp.nan)
         constraint = jnp.where(width > 0, standard_deviation(jnp.diagonal(best.spread)[mine]) / unit, jnp.nan)
         post_up, post_down, pre_up, pre_down = moved.T
-        width = standard_deviation(best.spread[poi, poi])
-        # As in ``FitResult.uncertainties``.
-        mu = best.params[poi], jnp.where(width == 0, jnp.nan, width)
+        mu = best.params[poi], defined(standard_deviation(best.spread[poi, poi]), facts.likelihood.frozen[poi] > 0)
         return pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, course.above
 
 

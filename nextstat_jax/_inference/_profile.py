@@ -202,11 +202,12 @@ class Pair(Points):
         first, found = course.first, course.state.found
         free = settle_free(facts.likelihood, facts.data, first.found.minimum)
         gap = self.settled(facts, found).value[0] - free.value
-        still = facts if self.whole else jax.tree.map(lax.stop_gradient, facts)
-        seen = settle_free(still.likelihood, still.data, first.found.minimum)
-        mu_hat = seen.params[self.where[0]]
+        params, nll_free = first.found.minimum.y, first.nll
+        if self.whole:
+            params = free.params
+            nll_free = free.value + known(constant_of, first.constant, facts.likelihood, facts.data)
+        mu_hat = params[self.where[0]]
         value = STATISTICS[self.statistic].of(gap, mu_hat, self.values[0, 0])
-        nll_free = seen.value + known(constant_of, first.constant, still.likelihood, still.data)
         gap = gap if self.whole else lax.stop_gradient(gap)
         status = first.found.minimum.status, found.minimum.status[0]
         return value, mu_hat, nll_free, nll_free + gap, *status, jnp.maximum(-gap, 0.0), course.above

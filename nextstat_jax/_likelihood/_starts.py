@@ -35,7 +35,7 @@ _MOST = 4
 _BENT = 0.25
 _HOLDS = (0.7, -0.7, 1.5, -1.5, 3.0, -3.0, 4.5, -4.5)
 # What such an attempt may lead to lies no closer than this.
-_FROM = (0.1, -0.1, 0.7, -0.7, 1.5, -1.5, 3.0, -3.0)
+_FROM = (0.1, -0.1, *_HOLDS[:-2])
 _SIGNALS = (0.0, 1.0, 3.0)
 # How many times its nominal yields a sample with a free factor is taken to be, at most.
 _LARGEST = 1e3

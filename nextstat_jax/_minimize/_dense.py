@@ -9,11 +9,16 @@ from jax import Array, lax
 def masked(hessian: Array, pinned: Array, shift: Array | float = 0.0) -> Array:
     """The Hessian with pinned rows and columns replaced by those of the identity, and a shifted diagonal.
 
-    A parameter without any effect on the function, whose row is zero, counts as pinned: it is nobody else's trouble.
+    A parameter without any effect on the function counts as pinned: it is nobody else's trouble.
     """
-    free = ~pinned & (hessian != 0).any(1)
+    free = _free(hessian, pinned)
     matrix = jnp.where(free[:, None] & free[None, :], hessian, 0.0)
     return matrix + jnp.diag(jnp.where(free, shift, 1.0))
+
+
+def _free(hessian: Array, pinned: Array) -> Array:
+    """What can move and has an effect: its row is not zero."""
+    return ~pinned & (hessian != 0).any(1)
 
 
 def cholesky(matrix: Array) -> Array:
@@ -33,5 +38,5 @@ def covariance(hessian: Array, pinned: Array) -> Array:
     """Inverse of the Hessian in the parameters that can move, zero elsewhere; NaN if it is not positive definite."""
     n = hessian.shape[0]
     inverse = solve(cholesky(masked(hessian, pinned)), jnp.eye(n, dtype=hessian.dtype))
-    free = ~pinned & (hessian != 0).any(1)
+    free = _free(hessian, pinned)
     return jnp.where(free[:, None] & free[None, :], 0.5 * (inverse + inverse.T), 0.0)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,33 +66,29 @@ def convert_document(document: Any, record: Any) -> Any:
     except msgspec.ValidationError as error:
         raise explain(error, document) from None
     except OverflowError:  # msgspec before 0.22 does not say where
-        raise locate(_integer_overflow(document), document) from None
+        path, value = _first(document, lambda x: isinstance(x, int) and abs(x) > sys.float_info.max) or ("$", document)
+        raise locate(WorkspaceError(path, describe(value), "a finite number"), document) from None
     except UnicodeError:
-        raise locate(_half_character(document), document) from None
+        path, value = _first(document, _is_broken) or ("$", document)
+        found = f"{describe(value)}, which contains half of a character"
+        raise locate(WorkspaceError(path, found, "text"), document) from None
 
 
-def _half_character(value: Any, path: str = "$") -> WorkspaceError:
-    """Find a string with half of a character, which JSON can write and no file can hold."""
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
-        return WorkspaceError(path, f"the string {quote(value)}, which contains half of a character", "text")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        name = _half_character(key, f"{path}.{quote(key)}") if isinstance(key, str) else WorkspaceError("$", "", "")
-        for below in (name, _half_character(item, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")):
-            if below.path != "$":
-                return below
-    return WorkspaceError("$", "half of a character", "text")
+def _is_broken(value: Any) -> bool:
+    """Whether a string has half of a character, which JSON can write and no file can hold."""
+    return isinstance(value, str) and any("\ud800" <= one <= "\udfff" for one in value)
 
 
-def _integer_overflow(value: Any, path: str = "$") -> WorkspaceError:
-    """Find an integer that no float can hold; the error is about the whole where there is none."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        below = _integer_overflow(item, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
-        if below.path != "$":
-            return below
-    huge = isinstance(value, int) and abs(value) > sys.float_info.max
-    return WorkspaceError(path if huge else "$", describe(value), "a finite number")
+def _first(value: Any, wrong: Callable[[Any], bool], path: str = "$") -> tuple[str, Any] | None:
+    """The first key or value of a document that is wrong, with its place."""
+    if wrong(value):
+        return path, value
+    if isinstance(value, dict):
+        below = [(f"{path}.{quote(key) if _is_broken(key) else key}", key, item) for key, item in value.items()]
+    else:
+        below = [(f"{path}[{k}]", None, x) for k, x in enumerate(value)] if isinstance(value, list) else []
+    found = ((place, key) if wrong(key) else _first(item, wrong, place) for place, key, item in below)
+    return next(filter(None, found), None)
 
 
 def _text(source: object) -> str | bytes:
