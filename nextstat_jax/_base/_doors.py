@@ -23,14 +23,24 @@ def as_array(x: Any, what: str, dtype: Any, error: type[NextstatError] = ModelEr
     """``x`` as an array of the model's dtype; ``error`` for what is no array of numbers."""
     if isinstance(x, jax.Array) and x.dtype == dtype:
         return x
-    if x is None:
-        # NumPy would take it for NaN.
-        raise error(f"{what} is None: expected numbers")
     try:
+        if isinstance(x, jax.Array) or _holds_tracers(x):
+            array = jnp.asarray(x)
+            _require_real(array.dtype == bool or jnp.issubdtype(array.dtype, np.complexfloating))
+            return array.astype(dtype) if isinstance(array, Tracer) else np.asarray(array, dtype)
         # What is known stays NumPy's: handing it to a compiled function takes less than making an array of JAX.
-        return jnp.asarray(x, dtype) if isinstance(x, Tracer) or _holds_tracers(x) else np.asarray(x, dtype)
+        array = np.asarray(x)
+        # NumPy takes None for NaN, text, dates and truth for numbers, and the real part of what is complex.
+        real = array.dtype.kind in "fiu" or jnp.issubdtype(array.dtype, np.floating) or not array.size
+        _require_real(not real or np.ma.is_masked(x))
+        return array.astype(dtype)
     except (TypeError, ValueError, OverflowError):
         raise error(f"{what} is {x!r:.60}: expected numbers") from None
+
+
+def _require_real(otherwise: Any) -> None:
+    if otherwise:
+        raise TypeError
 
 
 def _holds_tracers(x: Any) -> bool:
@@ -76,9 +86,24 @@ def one_of(value: Any, allowed: Sequence[str], name: str, error: type[NextstatEr
     return value
 
 
+def flag(value: Any, name: str, error: type[NextstatError] = FitError) -> bool:
+    """True or False; ``error`` for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise error(f"{name}={value!r:.60}: expected True or False")
+    return bool(value)
+
+
+# Of what NumPy counts among its integers, and of Python's own.
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)
+_LARGEST = 2**64
+# Beyond it Python's integers are no floating-point numbers.
+_BEYOND = 2**1023
+
+
 def integer(value: Any, name: str, least: int = 1, error: type[NextstatError] = FitError) -> int:
     """An integer that is large enough; ``error`` for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, _NO_NUMBERS)
+    if not whole or not least <= value < _LARGEST:
         kind = "a positive integer" if least == 1 else f"an integer from {least} on"
         raise error(f"{name}={value!r:.60}: expected {kind}")
     return int(value)
@@ -88,11 +113,8 @@ def number(
     value: Any, name: str, low: float, high: float, error: type[NextstatError] = FitError, hint: str = ""
 ) -> float:
     """A number between two others, both excluded; ``error`` for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.floating | np.integer):
-        good = False
-    else:
-        good = low < value < high
-    if not good:
+    real = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, _NO_NUMBERS)
+    if not real or not low < value < high or not -_BEYOND < value < _BEYOND:
         raise error(f"{name}={value!r:.60}: expected a number between {low:g} and {high:g}{hint}")
     return float(value)
 

@@ -67,3 +67,9 @@ def dataframe(columns: Mapping[str, Any], index: Any = None) -> pd.DataFrame:
     except ImportError:
         raise MissingExtraError("pandas", "pandas") from None
     return pd.DataFrame({name: np.asarray(column) for name, column in columns.items()}, index=index)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a sentence, not more than a reader takes in."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

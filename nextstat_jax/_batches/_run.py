@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ class Run:
         progress: Whether to show a progress bar; by default as the function does.
 
     Raises:
-        FitError: For a number that is not a positive integer, something that is no mesh or executor, or two places at
-            once.
+        FitError: For a number that is not a positive integer, something that is no mesh or executor, a process pool
+            that forks, or two places at once.
 
     Example:
         >>> Run(workers=2, batch_size=100).workers
@@ -52,6 +52,11 @@ class Run:
             raise FitError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh")
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise FitError(f"executor is a {type(executor).__name__}: give an executor of concurrent.futures")
+        if isinstance(executor, ProcessPoolExecutor) and _forks(executor):
+            raise FitError(
+                "executor starts its processes by a fork, in which JAX waits for threads that are not there: give "
+                'ProcessPoolExecutor(..., mp_context=multiprocessing.get_context("spawn"))'
+            )
         for name in ("workers", "batch_size"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, integer(getattr(self, name), name))
@@ -70,6 +75,11 @@ class Run:
     def shows(self, by_default: bool) -> bool:
         """Whether there is a progress bar."""
         return by_default if self.progress is None else self.progress
+
+
+def _forks(executor: ProcessPoolExecutor) -> bool:
+    context = getattr(executor, "_mp_context", None)
+    return context is not None and context.get_start_method() == "fork"
 
 
 def check_run(run: Any, error: type[NextstatError] = FitError) -> Run:

@@ -143,7 +143,7 @@ def importance(
     if not isinstance(model, HistFactoryModel):
         raise ModelError(f"importance needs a model with channels and samples, and a {type(model).__name__} has none")
     poi = model.require_poi()
-    model = model.with_fixed(fixed or {})
+    model = model if fixed is None else model.with_fixed(fixed)
     require_free(model.likelihood, model.parameter_names(), poi)
     if isinstance(data, str) and data != "asimov":
         raise ModelError(f"data={data!r}: expected 'asimov' or an array")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -14,23 +13,19 @@ from .._base._doors import concrete, pytree
 from .._base._errors import ModelError
 from .._base._tables import dataframe, plain, text_table
 from .._minimize import _status
+from .._model._base import Model, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 T = TypeVar("T", bound=type)
+R = TypeVar("R", bound="Result")
 
 
 def static() -> Any:
     """A field of a result that is part of its structure: a name, not a number."""
     return field(metadata={"static": True})
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names in a sentence, not more than a reader takes in."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
@@ -63,7 +58,16 @@ class Result:
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it. Needs concrete values, not traced ones."""
-        return _status.message(self.status)
+        return _status.message(self.status) + getattr(self, "_why", "")
+
+    def explained(self: R, model: Model, about: Subject) -> R:
+        """This result, whose message names the bins that make a fit impossible, if any does.
+
+        What it names is lost where the result passes through a transformation.
+        """
+        if concrete(self.status) and (np.asarray(self.status) == _status.INVALID).any():
+            object.__setattr__(self, "_why", model.why_invalid(about))
+        return self
 
     def _columns(self) -> dict[str, Any]:
         """The table, column by column. By default one row of all scalars."""

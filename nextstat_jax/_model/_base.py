@@ -72,7 +72,7 @@ class Model:
         """Index of a parameter; ``FitError`` with the closest names if there is none."""
         names = self.parameter_names()
         try:
-            return names.index(name)
+            return names.index(name if isinstance(name, str) else "")
         except ValueError:
             close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -92,6 +92,11 @@ class Model:
     def parameter_groups(self) -> dict[str, list[str]]:
         """Names of parameters by what they are, for uncertainties by source."""
         return {"parameters": self.parameter_names()}
+
+    def why_invalid(self, about: Subject) -> str:
+        """What makes a likelihood 0 wherever a fit to these data goes, as the end of a sentence; empty if unknown."""
+        del about
+        return ""
 
     def _why_no_poi(self) -> str:
         return ": name one with with_poi"
@@ -172,6 +177,23 @@ def bounded_below(likelihood: Likelihood, index: int | None) -> Likelihood:
     return replace(likelihood, lower=replaced(lower, index, low))  # type: ignore[type-var]
 
 
+def lifted(about: Subject, values: Any = None) -> Subject:
+    """What a question is about, without the upper bound of its parameter of interest.
+
+    With ``values``: only where one of them, which are known, lies above it.
+    """
+    upper = about.likelihood.upper
+
+    def above() -> bool:
+        known = concrete(upper) and concrete(values)
+        return known and bool(np.max(np.asarray(values)) > np.asarray(upper)[about.poi])
+
+    if values is not None and not above():
+        return about
+    assert about.poi is not None
+    return about._replace(likelihood=replace(about.likelihood, upper=replaced(upper, about.poi, np.inf)))
+
+
 def with_fixed(model: Model, fixed: Any) -> Likelihood:
     """The likelihood of a model with parameters held at given values, by name, inside their bounds or not."""
     likelihood = model.likelihood
@@ -189,14 +211,14 @@ def with_fixed(model: Model, fixed: Any) -> Likelihood:
     return replace(likelihood, init=init, frozen=frozen)  # type: ignore[type-var]
 
 
-def check_bounds(model: Model, about: Subject, values: list[float], what: str = "mu") -> None:
-    """``FitError`` for hypotheses outside the bounds of the parameter of interest."""
+def check_bounds(model: Model, about: Subject, values: list[float], what: str = "mu", *, above: bool = False) -> None:
+    """``FitError`` for hypotheses outside the bounds of the parameter of interest; ``above`` allows what lies above."""
     k, name = model.likelihood, about.poi_name
     if not (concrete(k.lower) and concrete(k.upper)):
         return
     lower, upper = (float(np.asarray(end)[about.poi]) for end in (k.lower, k.upper))
     for value in values:
-        if not lower <= value <= upper:
+        if not (lower <= value and (above or value <= upper)):
             raise FitError(
                 f"{what} is {value:g}, outside the bounds [{lower:g}, {upper:g}] of {name}: widen them with "
                 f"model.replace_bounds({name!r}, ...)"

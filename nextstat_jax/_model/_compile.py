@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .._base._doors import number, one_of
 from .._base._errors import ModelError
 from .._likelihood._interpolation import HISTOSYS_CODES, NORMSYS_CODES, factor_coefficients
 from .._likelihood._segments import chunked, pad
@@ -215,12 +216,10 @@ def _names(
 
 def _check_options(normsys: str, histosys: str, clip_sample: Any, clip_bin: Any) -> None:
     for option, code, allowed in (("normsys", normsys, NORMSYS_CODES), ("histosys", histosys, HISTOSYS_CODES)):
-        if code not in allowed:
-            raise ModelError(f"{option}={code!r}: expected one of {', '.join(allowed)}")
+        one_of(code, allowed, option, ModelError)
     for option, value in (("clip_sample_data", clip_sample), ("clip_bin_data", clip_bin)):
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if value is not None and not (number and np.isfinite(value)):
-            raise ModelError(f"{option}={value!r}: expected a finite number or None")
+        if value is not None:
+            number(value, option, -np.inf, np.inf, ModelError, ", or None")
     if histosys == "code2":
         warnings.warn("histosys='code2' jumps at |alpha| = 1, as in pyhf: fits may stop there", stacklevel=4)
 

@@ -12,12 +12,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from .._base._doors import as_array, as_vector, concrete, pytree, replaced
+from .._base._doors import as_array, as_vector, concrete, flag, pytree, replaced, scalar
 from .._base._errors import FitError, ModelError
+from .._base._tables import listed
 from .._likelihood import _derivatives
 from .._likelihood._binned import HistFactory
 from .._likelihood._histfactory import add_saturated, expected, rates
-from ._base import Model, with_fixed
+from ._base import Model, Subject, require_model, with_fixed
 from ._compile import Names
 from ._templates import Key, first_cells, sample_cells, with_templates
 
@@ -156,6 +157,28 @@ class HistFactoryModel(Model):
             k = int(counts[np.argmax(values[counts] < 0)])
             raise ModelError(f"data[{k}] is {values[k]:g}: the auxiliary data of a shapesys are counts, not negative")
 
+    def why_invalid(self, about: Subject) -> str:
+        """The bins that cannot be, with what is expected there, at the initial parameters or without a signal."""
+        likelihood, data = about.likelihood, about.data
+        if not all(map(concrete, (data, *jax.tree.leaves(likelihood)))):
+            return ""
+        points: list[np.ndarray] = [np.asarray(likelihood.init)]
+        if about.poi is not None:
+            points.append(np.asarray(replaced(points[0], about.poi, 0.0)))
+        counts = np.asarray(data)
+        for params in points:
+            expected = np.asarray(_expected(likelihood, params))[: self.n_bins]
+            wrong = np.flatnonzero((expected < 0) | ((expected == 0) & (counts[: self.n_bins] > 0)))
+            if len(wrong):
+                return ". Impossible: " + listed([self._said_of(int(k), counts[k], expected[k]) for k in wrong], 3)
+        return ""
+
+    def _said_of(self, k: int, count: float, rate: float) -> str:
+        """One bin in words."""
+        channel, part = next((name, part) for name, part in self.channel_slices.items() if part.start <= k < part.stop)
+        there = ", ".join(sample for name, sample in self.names.rows if name == channel)
+        return f"bin {k - part.start} of {channel}, where {count:g} are observed and {rate:g} expected (from {there})"
+
     def _why_no_poi(self) -> str:
         return f" (measurement {self.names.measurement!r}): name one with with_poi, or with from_pyhf(..., poi=)"
 
@@ -225,7 +248,7 @@ class HistFactoryModel(Model):
     def expected_data(self, params: Any, include_auxdata: bool = True) -> Float[Array, " data"]:
         """Expected bin contents and, unless left out, expected auxiliary data: shape (n_data,) or (n_bins,)."""
         both = _expected(self.likelihood, self._params(params))
-        return both if include_auxdata else both[: self.n_bins]
+        return both if flag(include_auxdata, "include_auxdata", ModelError) else both[: self.n_bins]
 
     def sample_yields(self, params: Any) -> dict[tuple[str, str], Float[Array, " bin"]]:
         """Expected yields by (channel, sample), each of shape (bins of the channel,)."""
@@ -245,7 +268,7 @@ class HistFactoryModel(Model):
         """
         params = self.likelihood.init if params is None else self._params(params)
         if mu is not None:
-            params = params.at[self.require_poi()].set(mu)
+            params = jnp.asarray(params).at[self.require_poi()].set(scalar(mu, "mu", self.dtype))
         return _expected(self.likelihood, params)
 
     def with_data(self, data: Any) -> HistFactoryModel:
@@ -282,11 +305,16 @@ class HistFactoryModel(Model):
     def replace_bounds(self, name: str, lower: Any = None, upper: Any = None) -> HistFactoryModel:
         """The model with other bounds on one parameter; a bound that is None stays."""
         k, i = self.likelihood, self.index(name)
-        ends = [old if new is None else new for old, new in ((k.lower[i], lower), (k.upper[i], upper))]
+        ends = [
+            k_end[i]
+            if given is None
+            else as_vector(as_array(given, what, self.dtype).reshape(-1), 1, what, self.dtype)[0]
+            for k_end, given, what in ((k.lower, lower, "lower"), (k.upper, upper, "upper"))
+        ]
         if all(map(concrete, ends)) and not float(ends[0]) <= float(ends[1]):
             raise FitError(f"bounds of {name}: {float(ends[0]):g} is not below {float(ends[1]):g}")
-        low = k.lower if lower is None else replaced(k.lower, i, lower)
-        high = k.upper if upper is None else replaced(k.upper, i, upper)
+        low = k.lower if lower is None else replaced(k.lower, i, ends[0])
+        high = k.upper if upper is None else replaced(k.upper, i, ends[1])
         return replace(self, likelihood=replace(k, lower=low, upper=high))
 
     def with_fixed(self, values: Mapping[str, Any]) -> HistFactoryModel:
@@ -335,4 +363,5 @@ def _cells(likelihood: HistFactory, params: Array) -> Array:
 
 def asimov_data(model: HistFactoryModel, params: Any = None, mu: Any = None) -> Float[Array, " data"]:
     """The Asimov data set of a model; see ``HistFactoryModel.asimov_data``."""
+    require_model(model)
     return model.asimov_data(params, mu)

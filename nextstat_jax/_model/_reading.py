@@ -99,8 +99,10 @@ def from_pyhf(
 
 def _dtype(dtype: Any) -> np.dtype:
     try:
-        kind = np.dtype(np.float64 if dtype is None else dtype)
-    except TypeError:
+        # Of an array, or whatever has a dtype, NumPy would take that.
+        named = isinstance(dtype, str | type | np.dtype)
+        kind = np.dtype(np.float64 if dtype is None else dtype if named else object)
+    except (TypeError, ValueError):
         kind = np.dtype(object)
     if kind not in (np.dtype(np.float64), np.dtype(np.float32)):
         raise ModelError(f"dtype={dtype!r}: expected 'float64' or 'float32'")

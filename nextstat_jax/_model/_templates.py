@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from .._base._doors import one_of
 from .._base._errors import ModelError
 from .._likelihood._histfactory import Arrays
 from .._likelihood._interpolation import factor_coefficients
@@ -31,8 +32,9 @@ def with_templates(
     likelihood: Arrays, names: Names, templates: Mapping[Key, Any], variations: str = "absolute"
 ) -> Arrays:
     """The likelihood with replaced templates; see ``HistFactoryModel.with_templates``."""
-    if variations not in ("absolute", "relative"):
-        raise ModelError(f"variations={variations!r}: expected 'absolute' or 'relative'")
+    one_of(variations, ("absolute", "relative"), "variations", ModelError)
+    if not isinstance(templates, Mapping):
+        raise ModelError(f"templates is a {type(templates).__name__}: give a mapping from keys to arrays")
     targets = {key: _target(names, key) for key in templates}
     values = {key: _value(likelihood, key, templates[key], targets[key]) for key in templates}
     shared = [key for kind in _Target.KINDS for key in targets if targets[key].kind == kind]
@@ -110,10 +112,11 @@ def _target(names: Names, key: Key) -> _Target:
 
 
 def _rows_of(names: Names, sample: str, channel: str | None = None) -> list[int]:
-    rows = [k for k, row in enumerate(names.rows) if row[1] == sample and channel in (None, row[0])]
+    words = isinstance(sample, str) and (channel is None or isinstance(channel, str))
+    rows = [k for k, row in enumerate(names.rows) if words and row[1] == sample and channel in (None, row[0])]
     if not rows:
-        where = f" in channel {channel!r}" if channel else ""
-        raise ModelError(f"there is no sample {sample!r}{where}; samples: {', '.join(names.samples)}")
+        where = "" if channel is None else f" in channel {channel!r:.60}"
+        raise ModelError(f"there is no sample {sample!r:.60}{where}; samples: {', '.join(names.samples)}")
     return rows
 
 

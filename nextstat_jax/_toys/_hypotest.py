@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from .._base._doors import no_type_check, one_of
 from .._base._errors import FitError
-from .._batches._run import Run
+from .._batches._run import Run, check_run
 from .._inference._asymptotics import HypoTest, asymptotic_test
 from .._model._base import Model
 from ._tests import toy_test
@@ -37,7 +37,8 @@ def hypotest(
 
     Args:
         model: A model with a parameter of interest.
-        mu: Tested values inside its bounds, a number or shape (n_mu,). Several share what fits they can.
+        mu: Tested values, a number or shape (n_mu,), not below its lower bound. Several share what fits they can. Where
+            one lies above its upper bound, as an upper limit may, that bound does not hold for any of the fits.
         data: As in ``fit``.
         fixed: Other parameters to hold, as in ``fit``.
         test_stat: ``"qtilde"`` for limits on signals that cannot be negative (a parameter of interest that may be
@@ -76,7 +77,7 @@ def hypotest(
     about: dict[str, Any] = {"data": data, "fixed": fixed, "test_stat": test_stat}
     toys: dict[str, Any] = {"n_toys": n_toys, "seed": seed, "first_toy": first_toy}
     given = {name: value for name, value in toys.items() if value is not None}
-    given |= {} if run == Run() else {"run": run}
+    given |= {} if check_run(run) == Run() else {"run": run}
     if one_of(calculator, ("asymptotic", "toys"), "calculator") == "toys":
         return toy_test(model, mu, **about, **given)
     if given:

@@ -21,7 +21,7 @@ from .._inference._rows import Facts, facts_of
 from .._inference._search import judged
 from .._inference._statistics import STATISTICS, statistic_of
 from .._minimize import _status
-from .._model._base import Model, subject
+from .._model._base import Model, lifted, subject
 from ._checks import check_model, check_point, check_seed, check_span
 from ._distributions import ToyDistributions, evaluate
 from ._fits import PAIR, ToyRecord
@@ -76,7 +76,8 @@ def toy_test(
     check_run(run)
     statistic = statistic_of(test_stat)
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
-    mu = np.asarray(check_tested(model, about, mu, statistic))
+    mu = np.asarray(check_tested(model, about, mu, statistic, above=True))
+    about = lifted(about, mu)
     span, seed = check_span(n_toys, first_toy), check_seed(seed)
     values = mu.reshape(-1)
     points = np.concatenate([np.asarray([statistic.alternative], values.dtype), values])

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from .._base._doors import concrete, no_type_check, number, pytree
+from .._base._doors import concrete, flag, no_type_check, number, pytree
 from .._base._errors import ModelError
 from .._inference._fit import fit
 from .._inference._profile import q0, qmu, qmu_tilde
@@ -312,7 +312,7 @@ class SignificanceLoss(eqx.Module):
         self.eps, self.mu = (_not_negative(value, name) for name, value in (("eps", eps), ("mu", mu)))
         self.level = number(level, "level", 0.5, 1.0, ModelError, ": a confidence level, such as 0.95")
         self.session = create_profiled_session(model, sample, data=data)
-        self.negate = bool(negate)
+        self.negate = flag(negate, "negate", ModelError)
 
     @property
     def n_bins(self) -> int:
@@ -357,6 +357,5 @@ class SignificanceLoss(eqx.Module):
 
 
 def _not_negative(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0.0 <= value < np.inf:
-        raise ModelError(f"{name}={value!r:.60}: expected a number that is finite and not negative")
-    return float(value)
+    least = float(np.nextafter(0.0, -1.0))
+    return number(value, name, least, np.inf, ModelError, ": finite, and not negative")

@@ -218,10 +218,14 @@ class Workspace(msgspec.Struct, Generic[M], frozen=True):
             return 0
         if isinstance(which, str) and which in names:
             return names.index(which)
-        if isinstance(which, str) or not hasattr(which, "__index__") or isinstance(which, bool):
-            fail("$.measurements", f"no measurement {which!r}", f"one of {names}")
-        if not -len(names) <= (index := operator.index(which)) < len(names):
-            fail("$.measurements", f"no measurement of index {index}", f"an index below {len(names)}, of {names}")
+        try:
+            index = None if isinstance(which, str | bool) else operator.index(which)
+        except TypeError:
+            index = None
+        if index is None:
+            fail("$.measurements", f"no measurement {which!r:.60}", f"one of {names}")
+        if not -len(names) <= index < len(names):
+            fail("$.measurements", f"no measurement of index {index!r:.60}", f"an index below {len(names)}, of {names}")
         return index % len(names)
 
     def declared(self) -> dict[str, Declared]:

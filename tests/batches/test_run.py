@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,19 @@ from nextstat_jax._batches._run import Run, check_run
 def test_what_no_job_can_run_with(options, message):
     with pytest.raises(FitError, match=message):
         Run(**options)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_pool_that_forks_is_refused_with_the_remedy(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this system")
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method))
+    if method == "fork":
+        with pytest.raises(FitError, match=r"starts its processes by a fork.*get_context\(.spawn.\)"):
+            Run(executor=pool)
+    else:
+        assert Run(executor=pool).executor is pool
+    pool.shutdown()
 
 
 def test_a_run_is_a_frozen_record():

@@ -262,7 +262,10 @@ def test_bad_arguments(model, options, message):
 def test_places_to_compute(model):
     with pytest.raises(FitError, match="batch_size=0"):
         small(model, 10, batch_size=0)
-    with ProcessPoolExecutor(1) as pool, pytest.raises(DatasetError, match="device and executor are different places"):
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(DatasetError, match="device and executor are different places"),
+    ):
         small(model, 10, executor=pool, device="cpu")
     with pytest.raises(DatasetError, match="run is a dict"):
         generate_dataset(model, 10, run={})
