@@ -19,6 +19,7 @@ class WorkerError(RuntimeError):
 def environment() -> dict[str, str]:
     """Return the environment of workers: this repository importable, nothing cached between runs."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMPILATION_CACHE")}
+    kept |= {"NEXTSTAT_JAX_CACHE": "off"}
     return {**kept, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
 
 

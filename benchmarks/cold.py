@@ -3,6 +3,8 @@
     python -m benchmarks.cold workspace.json              # fit, test, limits, ranking, interval, scan
     python -m benchmarks.cold workspace.json --intervals  # then the interval of every parameter, which compiles nothing
 
+    NEXTSTAT_JAX_CACHE=off python -m benchmarks.cold workspace.json    # a first process; without, a later one
+
 Prints one JSON object: CPU seconds and compiled programs by question. To compare two versions of the package, run it in
 both checkouts in turn: it uses the public face only.
 """

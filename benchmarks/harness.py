@@ -218,7 +218,7 @@ def _too_slow(rows: list[dict], size: int, larger: int, limit: float) -> str:
 
 
 def run_latency(clients: list[Client], options: argparse.Namespace) -> list[dict]:
-    """Measure fresh processes on the first workspace, those with JAX with and without its persistent cache."""
+    """Measure fresh processes on the first workspace, those with JAX with and without a cache on disk."""
     path, rows = options.paths[0], []
     with tempfile.TemporaryDirectory() as folder:
         plans = []

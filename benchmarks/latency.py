@@ -1,4 +1,4 @@
-"""How long a fresh process takes to its first fit, with and without JAX's persistent compilation cache.
+"""How long a fresh process takes to its first fit, with and without a compilation cache on disk.
 
 Run as ``python -m benchmarks.latency ENGINE WORKSPACE STARTED`` it is the fresh process itself; `measure` starts such
 processes.
@@ -20,14 +20,16 @@ def measure(engine: str, python: str, workspace: Path, cache: Path | None, timeo
         engine: A name of `benchmarks.engines.ENGINES`.
         python: The interpreter to start.
         workspace: Path of a workspace.
-        cache: Folder of JAX's persistent compilation cache, or None to have none.
+        cache: Folder of the cache, ours or else JAX's, or None to have none.
         timeout: Seconds after which the process is given up.
 
     Returns:
         The stages in seconds and the objective, or the reason why there are none under "error".
     """
     env = environment()
-    if cache is not None:
+    if cache is not None and engine == "nextstat_jax":
+        env |= {"NEXTSTAT_JAX_CACHE": str(cache)}
+    elif cache is not None:
         env |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             # By default only what took a second to compile is kept.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,11 @@ import pytest
 # The package turns x64 on by itself when the first float64 model is built, provided that no JAX array is alive. Tests
 # make arrays in any order, hence the switch is set before the first of them; tests of the switch start processes.
 jax.config.update("jax_enable_x64", True)
+
+# Programs are kept for this run alone, and shared by its processes, which inherit the name of the folder.
+if "NEXTSTAT_JAX_CACHE" not in os.environ:
+    os.environ["NEXTSTAT_JAX_CACHE"] = tempfile.mkdtemp(prefix="nextstat_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["NEXTSTAT_JAX_CACHE"], ignore_errors=True)
 
 # Programs in the making are millions of objects, most of which live on; to look through them takes a tenth of the time.
 gc.set_threshold(200_000, 50, 100)

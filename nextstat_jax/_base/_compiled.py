@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from . import _cache
+
 _QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
@@ -48,17 +50,32 @@ class Compiled:
     Whatever JAX traces meanwhile, a call computes: its arguments are concrete, and so are its results.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], *, kept: bool = True) -> None:
+        """``kept`` says whether the package's sources and the form of the arguments say all that there is to know."""
+        self._function, self._kept = function, kept
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
         """The function's value; all arguments are of one form, on one device."""
         place = next((leaf.sharding for leaf in jax.tree.leaves(args[:1]) if isinstance(leaf, jax.Array)), None)
         program = self._programs.get(place)
-        if program is None:
-            lowered = jax.jit(self._function, compiler_options=quick_options()).lower(*args)
-            program = self._programs[place] = lowered.compile()
+        if program is not None:
+            return program(*args)
+        name = _cache.name_of(self._function, args, (_QUICK, repr(place))) if self._kept else None
+        program = None if name is None else _cache.load(name, args)
+        if name is not None and program is not None:
+            try:
+                result = program(*args)
+            # Whatever a program from disk may do; it is made again.
+            except Exception:
+                _cache.forget(name)
+            else:
+                self._programs[place] = program
+                return result
+        program = jax.jit(self._function, compiler_options=quick_options()).lower(*args).compile()
+        if name is not None:
+            _cache.keep(name, program)
+        self._programs[place] = program
         return program(*args)
 
 

@@ -18,11 +18,15 @@ from .._minimize import _status
 from ._near import near_rows
 from ._question import Question, advanced, begins_near, initial, wanted_of
 from ._rows import Extra, Facts, First, Look, Rows, first_of, found_layout, make_rows
+from ._statistics import STATISTICS
 
 # Fits of one call of the compiled function; it makes those that are wanted. XLA hands parts of a program to other
 # threads unless all its buffers are small, which takes longer than computing them: very small likelihoods get fewer.
 _CAPACITY, _FEWER = 8, 4
 _SMALL_BYTES = 512
+# Structures of likelihoods whose programs are kept in memory; each takes some 60 MB and 400 of the 65,000 memory maps
+# that a Linux process may have. Those of the others come from the disk, or are compiled again.
+_MODELS = 16
 
 
 class Task(NamedTuple):
@@ -77,9 +81,7 @@ class _Maker:
         self.found = found_layout(Facts(likelihood, None, data))
         width = sum(int(np.prod(shape)) for shape, kind in self.found.leaves if kind.kind == "f")
         self.capacity = _FEWER if _FEWER * width * dtype.itemsize <= _SMALL_BYTES else _CAPACITY
-        poi, rows, look = jax.eval_shape(_unpacked, _one(self.capacity, np.zeros(n, dtype), np.zeros(n), [0] * 5))
-        _, first = jax.eval_shape(make_rows, likelihood, poi, (data, data), rows, look)
-        self.extra = Layout.of(Extra(first.constant, first.columns))
+        self.extra = Layout.of(Extra(np.zeros((), dtype), np.zeros((2, n), dtype)))
         self.make = Compiled(self._make)
         nothing = jax.tree.unflatten(self.found.treedef, [np.zeros(*leaf) for leaf in self.found.leaves])
         minimum = nothing.minimum._replace(value=np.inf, status=_status.RUNNING)
@@ -118,7 +120,8 @@ class _Asker:
         rows, _, _ = jax.eval_shape(lambda q, f, c: wanted_of(q, f, c, maker.capacity), question, facts, shapes)
         self.n_rows = rows.wanted.shape[0]
         self.calls = self.n_rows // maker.capacity
-        self.go_on = Compiled(self._go_on)
+        # What a statistic of the user's does is not known by its name.
+        self.go_on = Compiled(self._go_on, kept=all(_ours(statistic) for statistic in STATISTICS.values()))
         self.near = begins_near(question, facts.likelihood)
         self.make_near = Compiled(self._make_near)
         # How it all begins, but for the start.
@@ -144,7 +147,7 @@ class _Asker:
         facts = Facts(likelihood, task.head[0], data)
         before = self.course.unpack(course)._replace(spread=spread)
         found = self.maker.found.unpack(made.found)
-        first = first_of(facts, found, self.maker.extra.unpack(made.extra))._replace(spread=made.first)
+        first = first_of(found, self.maker.extra.unpack(made.extra))._replace(spread=made.first)
         after = advanced(question, facts, before, found, first)
         rows, asimov, look = wanted_of(question, facts, after, self.maker.capacity)
         told = _packed(facts.poi, rows, look)
@@ -158,18 +161,22 @@ class _Asker:
         return jax.vmap(self.maker.found.pack)(near_rows(likelihood, poi, data, rows, minimum))
 
 
+def _ours(statistic: Any) -> bool:
+    return type(statistic).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def _form(*trees: Any) -> tuple[Any, tuple[Any, ...]]:
     """What decides which compiled function serves: structures, shapes and types."""
     leaves, treedef = jax.tree.flatten(trees)
     return treedef, tuple([(x.shape, x.dtype) for x in leaves])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_MODELS)
 def _maker_of(treedef: Any, leaves: Any) -> _Maker:
     return _Maker(*jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves]))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4 * _MODELS)
 def _asker_of(treedef: Any, leaves: Any) -> _Asker:
     question, likelihood, poi, data = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
     return _Asker(question, Facts(likelihood, poi, data), _maker_of(*_form(likelihood, data)))

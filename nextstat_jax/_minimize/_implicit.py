@@ -22,18 +22,27 @@ from jax import Array, lax
 
 from ._dense import cholesky, masked, solve
 
-with warnings.catch_warnings():
-    # jaxopt announces at import that it is no longer developed; its implicit differentiation is complete.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from jaxopt.implicit_diff import root_jvp
+
+def root_jvp(*args: Any) -> Any:
+    """jaxopt's, imported when the first derivative is asked for: that takes half a second."""
+    # What an import computes must not become part of the program that asks for it.
+    with warnings.catch_warnings(), jax.ensure_compile_time_eval():
+        # jaxopt announces at import that it is no longer developed; its implicit differentiation is complete.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from jaxopt import implicit_diff
+    return implicit_diff.root_jvp(*args)
 
 
 class Objective(NamedTuple):
-    """A function with its derivatives; each takes ``(y, args)`` and is differentiable in both."""
+    """A function with its derivatives; each takes ``(y, args)`` and is differentiable in both.
+
+    ``soft_hessian`` is the Hessian without what only holds the minimum at its place.
+    """
 
     value: Callable[[Array, Any], Array]
     gradient: Callable[[Array, Any], Array]
     hessian: Callable[[Array, Any], Array]
+    soft_hessian: Callable[[Array, Any], Array]
 
 
 class Pins(NamedTuple):
@@ -114,7 +123,7 @@ def _value_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Array
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def hessian_at_minimum(objective: Objective, hessian: Array, y: Array, args: Any, pins: Pins) -> Array:
-    """``hessian`` itself, that of the objective at a minimum, with its derivatives; arguments as in ``attach``."""
+    """``hessian`` itself, the soft one at a minimum, with its derivatives; arguments as in ``attach``."""
     del objective, y, args, pins
     return hessian
 
@@ -128,7 +137,7 @@ def _hessian_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Arr
         return attach(objective, y, args, Pins(pins.mask, values))
 
     point, d_point = jax.jvp(moved, (args, pins.values), (d_args, d_pins.values))
-    _, tangent = jax.jvp(objective.hessian, (point, args), (d_point, d_args))
+    _, tangent = jax.jvp(objective.soft_hessian, (point, args), (d_point, d_args))
     return hessian_at_minimum(objective, hessian, y, args, pins), tangent
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
-from scipy.special import ndtr
 
 from .._base._errors import FitError
+from .._base._special import ndtr
 from .._inference._asymptotics import HypoTest
 from .._inference._result import Result, result, static
 from .._inference._statistics import BANDS, STATISTICS

@@ -10,8 +10,8 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
-from scipy.stats import qmc
+
+from .._base._special import ndtri
 
 METHODS = ("sobol", "lhs", "uniform", "gaussian", "profile")
 AROUND = ("gaussian", "profile")
@@ -94,6 +94,8 @@ class Points:
 
     def _quasi(self, start: int, count: int, dims: int) -> np.ndarray:
         if self._sobol is None or self._sobol.num_generated > start:
+            from scipy.stats import qmc  # takes a second to import
+
             self._sobol = qmc.Sobol(dims, scramble=True, bits=_BITS, rng=np.random.default_rng(self._plan.seed))
         if start > self._sobol.num_generated:
             self._sobol.fast_forward(start - self._sobol.num_generated)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.special import ndtr
 
 from .._base._doors import no_type_check
 from .._base._errors import ModelError
+from .._base._special import ndtr
 from .._inference._asymptotics import Discovery
 from .._inference._fit import FitResult
 from .._inference._goodness import pulls
