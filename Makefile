@@ -5,6 +5,7 @@
 #   make test                  lint, then the tests, without those marked slow
 #   make test-slow             only the tests marked slow
 #   make test-newest           the tests on the newest Python found and the newest dependencies
+#   make fuzz                  random input for ten minutes; ARGS="--seconds 60 --seed 7"
 #   make lint / make format    check / apply the house style
 #   make bench                 the benchmarks; ARGS="--help" shows what they can do
 #   make clean                 remove everything that these targets made
@@ -28,7 +29,7 @@ OLDEST_PYTHON := 3, 11
 REQUIRE_PYTHON := import sys; sys.exit(sys.version_info < ($(OLDEST_PYTHON)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-newest lint format bench clean
+.PHONY: help demo test test-slow test-newest fuzz lint format bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -72,6 +73,9 @@ $(NEWEST)/.stamp: pyproject.toml
 
 demo: $(VENV)/.stamp
 	$(VENV)/bin/python -m nextstat_jax.demo $(WORKSPACE)
+
+fuzz: $(VENV)/.stamp
+	NEXTSTAT_JAX_CACHE=off $(VENV)/bin/python -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
