@@ -101,6 +101,7 @@ def test_the_loss_in_its_default_form():
     assert scores.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_each_word_of_the_vocabulary():
     """Physics on the left, the name of the interface on the right."""
     import nextstat_jax as nextstat

@@ -22,7 +22,7 @@ from .._base._doors import as_array, concrete, no_type_check, scalar
 from .._base._errors import FitError
 from .._base._numerics import safe_sqrt
 from .._minimize import _status
-from .._model._base import Model, Subject, check_bounds, subject
+from .._model._base import Model, Subject, check_bounds, lifted, subject
 from ._driver import ask
 from ._fit import several_minima
 from ._points import SettledRows, blank_rows, expected_of, held_rows, response
@@ -352,11 +352,13 @@ def asymptotic_test(
     """``hypotest`` with ``calculator="asymptotic"``; arguments as there."""
     statistic = statistic_of(test_stat)
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
-    tested = check_tested(model, about, mu, statistic)
+    tested = check_tested(model, about, mu, statistic, above=True)
+    about = lifted(about, tested)
     values = tested.reshape(-1)
     asked = Test(about.place[None], values, _number(statistic.alternative, values), test_stat, tested.ndim == 0)
     parts = ask(asked, facts_of(about))
-    return HypoTest(*parts, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
+    result = HypoTest(*parts, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
+    return result.explained(model, about)
 
 
 def _number(value: Any, like: Any) -> np.ndarray:
@@ -396,10 +398,12 @@ def discovery(
         check_bounds(model, about, [float(alternative)])
     asked = DiscoveryTest(about.place[None], np.zeros(1, about.likelihood.dtype), alternative, "q0", single=True)
     check_bounds(model, about, [0.0])
-    return Discovery(*ask(asked, facts_of(about)), parameter=about.poi_name)
+    return Discovery(*ask(asked, facts_of(about)), parameter=about.poi_name).explained(model, about)
 
 
-def check_tested(model: Model, about: Subject, mu: Any, statistic: Statistic, name: str = "mu") -> Any:
+def check_tested(
+    model: Model, about: Subject, mu: Any, statistic: Statistic, name: str = "mu", *, above: bool = False
+) -> Any:
     """Refuses at the door what no test can use; returns ``mu`` as an array of shape () or (n_mu,).
 
     Args:
@@ -408,6 +412,7 @@ def check_tested(model: Model, about: Subject, mu: Any, statistic: Statistic, na
         mu: Tested values.
         statistic: The statistic.
         name: What messages call the values.
+        above: Whether they may lie above the upper bound of the parameter of interest.
     """
     mu = as_array(mu, name, about.likelihood.dtype)
     if mu.ndim > 1 or mu.size == 0:
@@ -425,5 +430,5 @@ def check_tested(model: Model, about: Subject, mu: Any, statistic: Statistic, na
         raise FitError(
             f"{name} is {values.min():g}, but {statistic.name} tests signals that cannot be negative: use test_stat='q'"
         )
-    check_bounds(model, about, [*values.tolist(), statistic.alternative], name)
+    check_bounds(model, about, [*values.tolist(), statistic.alternative], name, above=above)
     return mu

@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Int
 from .._base._doors import no_type_check
 from .._base._errors import FitError, ModelError
 from .._base._numerics import lightly, standard_deviation
+from .._base._tables import listed
 from .._likelihood._protocol import Likelihood
 from .._model._base import Model, check_start, subject
 from ._driver import all_concrete, fit_once
 from ._points import constant_of
-from ._result import Result, listed, result, static
+from ._result import Result, result, static
 from ._rows import First
 from ._settle import Settled, known, settle_spread
 
@@ -40,7 +41,7 @@ class FitResult(Result):
         fixed: Whether each parameter was held, shape (n_params,).
         status: Code of how the minimization ended; ``message`` is its sentence.
         n_iter: Number of iterations.
-        start_moved: Whether the likelihood was not finite at the start, so that the start was moved.
+        start_moved: Whether the likelihood was not finite at the start, so that the fit had to be led back.
         next_minimum: By how much of the NLL the next higher minimum that another start found lies above this one; +inf
             where all starts agree, or where one was enough.
         parameter_names: Names of the parameters.
@@ -100,7 +101,7 @@ class FitResult(Result):
         """How the fit ended, and what to do about it. Needs concrete values, not traced ones."""
         text = super().message
         if np.asarray(self.start_moved).any():
-            text += "; the start was moved to where the likelihood is finite"
+            text += "; the likelihood is not finite at the start, from where the fit was led back"
         if self._idle().any():
             names = [name for name, flag in zip(self.parameter_names, self._idle(), strict=True) if flag]
             text += f"; without effect on the likelihood and not moved: {listed(names)}"
@@ -222,7 +223,7 @@ def fit(
     """
     about = subject(model, data, fixed)
     first = fit_once(about.likelihood, about.place, about.data, check_start(about, init), full=True)
-    return fit_result(first, about.likelihood, about.data, about.names, about.poi)
+    return fit_result(first, about.likelihood, about.data, about.names, about.poi).explained(model, about)
 
 
 def fit_result(first: First, likelihood: Likelihood, data: Any, names: tuple[str, ...], poi: int | None) -> FitResult:

@@ -178,7 +178,7 @@ def impacts(
     asked = kind(about.place[None], index_array(*nuisances))
     parts = ask(asked, facts_of(about), check_start(about, init))
     names = tuple(about.names[k] for k in nuisances)
-    return Impacts(*parts, names=names, parameter=about.poi_name, method=method)
+    return Impacts(*parts, names=names, parameter=about.poi_name, method=method).explained(model, about)
 
 
 def _movable(about: Subject) -> tuple[int, ...]:
@@ -355,7 +355,7 @@ def grouped_impacts(
     for k, group in enumerate([*members.values(), list(nuisances)]):
         masks[k, group] = True
     parts = ask(Grouped(about.place[None], masks), facts_of(about), check_start(about, init))
-    return GroupedImpacts(*parts, groups=tuple(members), parameter=about.poi_name)
+    return GroupedImpacts(*parts, groups=tuple(members), parameter=about.poi_name).explained(model, about)
 
 
 @question

@@ -17,11 +17,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
-from scipy.special import chdtri
 
 from .._base._doors import integer, no_type_check, number
 from .._base._errors import FitError
 from .._base._numerics import lightly, safe_sqrt
+from .._base._special import chdtri
 from .._minimize import _status
 from .._minimize._implicit import attach_root
 from .._minimize._newton import Minimum
@@ -211,7 +211,7 @@ def interval(
     goal, dtype = math.sqrt(chdtri(1, 1.0 - level)), about.likelihood.dtype
     asked = Sides(index_array(*indices), np.array([-1.0, 1.0], dtype), np.array([goal, goal], dtype))
     parts = ask(asked, facts_of(about), check_start(about, init))
-    return Interval(*parts, parameter=names[0], level=level)
+    return Interval(*parts, parameter=names[0], level=level).explained(model, about)
 
 
 @no_type_check
@@ -257,7 +257,7 @@ def contour(
     dtype = about.likelihood.dtype
     asked = Around(index_array(*indices), turns.astype(dtype), goals.astype(dtype), (len(levels), n_points))
     parts = ask(asked, facts_of(about), check_start(about, init))
-    return Contour(*parts, parameters=(names[0], names[1]), levels=levels)
+    return Contour(*parts, parameters=(names[0], names[1]), levels=levels).explained(model, about)
 
 
 def _level(level: Any) -> float:

@@ -8,7 +8,6 @@ function that is almost linear in mu, and whose slope is known from the gradient
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,12 +18,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from .._base._compiled import choose
-from .._base._doors import no_type_check, number, one_of, replaced
+from .._base._doors import no_type_check, number, one_of
 from .._base._numerics import safe_sqrt
 from .._minimize import _status
 from .._minimize._implicit import attach_root
 from .._minimize._newton import Minimum
-from .._model._base import Model, check_bounds, check_start, subject
+from .._model._base import Model, check_bounds, check_start, lifted, subject
 from ._driver import ask
 from ._points import SettledRows, blank_rows, chosen_rows, expected_of, held_rows, response, value_held
 from ._question import Ask, Course, Question, question
@@ -39,7 +38,7 @@ from ._statistics import BANDS, STATISTICS
 _TARGETS = 1 + len(BANDS)
 _MEDIAN = BANDS.index(0)
 # How far out to look, in units of the first guess.
-_FARTHEST = 1e12
+_FARTHEST = 1e6
 
 
 @result
@@ -102,7 +101,7 @@ def upper_limit(
     """Observed and expected upper limits on the parameter of interest, by CLs with asymptotic distributions.
 
     One search finds all six, on one set of fits. The upper bound of the parameter of interest does not limit it: the
-    limit may lie beyond, and is found wherever it is between 1e-12 and 1e12 of the first guess.
+    limit may lie beyond, and is found wherever it is up to 1e6 times the first guess.
 
     Args:
         model: A model with a parameter of interest. One that may be negative is held at 0 or above for ``"qtilde"``.
@@ -130,10 +129,9 @@ def upper_limit(
     statistic = STATISTICS[test_stat]
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     check_bounds(model, about, [statistic.alternative])
-    lifted = replace(about.likelihood, upper=replaced(about.likelihood.upper, about.poi, np.inf))
-    asked = Limit(about.place[None], np.asarray(1.0 - level, lifted.dtype), test_stat)
-    parts = ask(asked, facts_of(about._replace(likelihood=lifted)), check_start(about, init))
-    return UpperLimit(*parts, level=level, parameter=about.poi_name, test_stat=test_stat)
+    asked = Limit(about.place[None], np.asarray(1.0 - level, about.likelihood.dtype), test_stat)
+    parts = ask(asked, facts_of(lifted(about)), check_start(about, init))
+    return UpperLimit(*parts, level=level, parameter=about.poi_name, test_stat=test_stat).explained(model, about)
 
 
 class _Search(NamedTuple):
@@ -260,22 +258,30 @@ class Limit(Question):
         alternative = jnp.full((1, 1), statistic.alternative, data.dtype)
         background = SettledRows(likelihood, data, state.background.minimum, self.where, alternative)
         asimov = known(expected_of, state.made, likelihood, background.params[0])
-        minima, roots = state.asimov.minimum, jnp.where(state.hunts.found, state.hunts.root, jnp.nan)
+        status = self._status(likelihood, course)
+        # No number stands beside the word that there is none.
+        known_roots = state.hunts.found & (status != _status.INVALID)
+        # What was not found gets a place where everything is finite: its derivatives would spoil those of the others.
+        on_asimov = chosen_rows(known_roots, state.asimov, state.background).minimum
+        on_data = chosen_rows(known_roots[:1], state.data, state.background).minimum
+        roots = jnp.where(known_roots, state.hunts.root, statistic.alternative)
 
         def band(root: Array, minimum: Minimum, goal: Array) -> Array:
             return attach_root(_band, root, (likelihood, asimov), (self.where, minimum, goal))
 
-        bands = jax.vmap(band)(roots[1:], jax.tree.map(lambda x: x[1:], minima), self._goals())
-        of_data, of_asimov = (jax.tree.map(lambda x: x[0], x) for x in (state.data.minimum, minima))
+        bands = jax.vmap(band)(roots[1:], jax.tree.map(lambda x: x[1:], on_asimov), self._goals())
+        of_data, of_asimov = (jax.tree.map(lambda x: x[0], x) for x in (on_data, on_asimov))
         observed = attach_root(
             _Observed(self.statistic),
             roots[0],
             (likelihood, data, asimov, free.value, self.alpha),
             (self.where, of_data, of_asimov, jax.lax.stop_gradient(mu_hat)),
         )
-        return observed, bands, mu_hat, self._status(course), course.n_fits, course.above
+        observed = jnp.where(known_roots[0], observed, jnp.nan)
+        bands = jnp.where(known_roots[1:], bands, jnp.nan)
+        return observed, bands, mu_hat, status, course.n_fits, course.above
 
-    def _status(self, course: Course) -> Array:
+    def _status(self, likelihood: Any, course: Course) -> Array:
         state, free = course.state, course.first.found.minimum
         fits = _status.worst(state.asimov.minimum.status, state.background.minimum.status[0])
         observed = _status.worst(state.data.minimum.status[0], free.status, fits[0])
@@ -284,7 +290,9 @@ class Limit(Question):
         lost = jnp.where(jnp.isinf(hunts.high), _status.NO_ROOT, _status.STEP_LIMIT)
         status = jnp.where(hunts.found, fits, lost)
         # The limits' own status tells of a fit that failed; here of two fits that contradict each other.
-        return status.at[0].set(judged(status[0], free.value - state.data.minimum.value[0]))
+        status = status.at[0].set(judged(status[0], free.value - state.data.minimum.value[0]))
+        below = hunts.root < likelihood.lower[self.where[0]]
+        return jnp.where(below & (status == _status.CONVERGED), _status.ON_BOUND, status)
 
 
 def _moved(found: Found, y: Array) -> Found:

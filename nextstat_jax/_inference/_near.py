@@ -104,7 +104,7 @@ def fits_near(
         likelihood: The likelihood.
         center: A minimum nearby.
         lanes: What is fitted.
-        attempts: Further starts: if any is worth a try, every fit is made by the full minimizer.
+        attempts: Further starts: if any is worth a try, or there are kinks, the full minimizer makes every fit.
         wanted: Which are wanted, shape (n_fits,); all by default.
 
     Returns:
@@ -112,7 +112,7 @@ def fits_near(
     """
     shared = lanes.data.ndim == 1
     worth = jnp.where(jnp.isfinite(attempts.worth), LEAST_WORTH, jnp.inf)
-    several = jnp.isfinite(worth).any()
+    several = jnp.isfinite(worth).any() | (likelihood.kinks is not None)
 
     def quick(row: tuple[Lanes, Array]) -> tuple[Minimum, Array]:
         lane, wanted = row
@@ -126,7 +126,7 @@ def fits_near(
 
         def again() -> Found:
             # From where the lane began: where it ended may be far from anything.
-            found, _ = search(likelihood, data, lane.start, held, attempts._replace(worth=worth))
+            found, _ = search(likelihood, data, lane.start, held, attempts._replace(worth=worth), bent=False)
             steps = found.minimum.num_steps + minimum.num_steps
             return found._replace(minimum=found.minimum._replace(num_steps=steps))
 
@@ -170,7 +170,7 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
     multipliers = center.multipliers
     args = (likelihood, lane.data, likelihood.barrier(multipliers))
     start = jnp.where(frozen, lane.start, jnp.clip(lane.start, box.lower, box.upper))
-    value, gradient, aux = PROBLEM.evaluate(start, args, multipliers)
+    value, gradient, aux, _ = PROBLEM.evaluate(start, args, multipliers)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     state = _Lane(
         y=start,
@@ -198,7 +198,7 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
     status = jnp.where(believed, _status.CONVERGED, _status.STEP_LIMIT)
     minimum = Minimum(
         state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, jnp.array(False),
-        state.aux,
+        state.aux, None if likelihood.kinks is None else jnp.zeros_like(state.y),
     )  # fmt: skip
     return minimum, believed
 
@@ -210,7 +210,7 @@ def _iterate(center: Center, box: Box, args: Any, pin: Array, s: _Lane) -> _Lane
     edm = 0.5 * jnp.abs(slope)
     moved = jnp.clip(s.y - s.scale * direction, box.lower, box.upper)
     y = jnp.where(s.pinned | s.restart, s.y, moved)
-    value, gradient, aux = PROBLEM.evaluate(y, args, s.multipliers)
+    value, gradient, aux, _ = PROBLEM.evaluate(y, args, s.multipliers)
     near, end = (1e-9, 1e-17) if s.y.dtype == jnp.float64 else (1e-5, 1e-10)
     # Next to the minimum the rounding of the objective hides its decrease.
     lower = (value <= s.value) | ((edm < near) & (value <= s.value + near * (1.0 + jnp.abs(s.value))))

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from .._base._doors import concrete, no_type_check, scalar
+from .._base._doors import as_vector, concrete, no_type_check, scalar
 from .._base._numerics import safe_sqrt
 from .._minimize import _status
 from .._model._base import Model, Subject, check_start, subject
@@ -149,7 +149,8 @@ def profile(
     about = subject(model, data, fixed, poi=True)
     tested = scalar(mu, "mu", about.likelihood.dtype)
     asked = Conditional(about.place[None], tested.reshape(1, 1))
-    return ProfileResult(*ask(asked, facts_of(about), check_start(about, init)), parameter_names=about.names)
+    result = ProfileResult(*ask(asked, facts_of(about), check_start(about, init)), parameter_names=about.names)
+    return result.explained(model, about)
 
 
 @question
@@ -183,9 +184,8 @@ def statistic_test(
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     tested = scalar(mu, "mu", about.likelihood.dtype)
     asked = Pair(about.place[None], tested.reshape(1, 1), name, whole)
-    return TestStatistic(
-        *ask(asked, facts_of(about), _warm_start(about, init)), test_stat=name, parameter=about.poi_name
-    )
+    parts = ask(asked, facts_of(about), _warm_start(about, init))
+    return TestStatistic(*parts, test_stat=name, parameter=about.poi_name).explained(model, about)
 
 
 @question
@@ -218,6 +218,7 @@ def _warm_start(about: Subject, init: Any) -> Any:
     if init is None:
         return None
     k = about.likelihood
+    init = as_vector(init, len(about.names), "init", k.dtype)
     if all(map(concrete, (init, k.lower, k.upper))):
         init = np.clip(np.asarray(init), np.asarray(k.lower), np.asarray(k.upper))
     else:

@@ -140,9 +140,9 @@ def initial(question: Question, facts: Facts, start: Array) -> Course:
     n = likelihood.init.shape[0]
     dtype = likelihood.init.dtype
     found = no_fit(likelihood, facts.data)
-    held, value = likelihood.frozen > 0, found.minimum.value
+    value = found.minimum.value
     spread = jnp.zeros((n, n), dtype) if question.full else None
-    first = First(found, value, value, held, held, jnp.zeros((2, n), dtype))
+    first = First(found, value, value, None, None, jnp.zeros((2, n), dtype))
     zero = jnp.array(0)
     no, high = jnp.array(False), jnp.full((), jnp.inf, dtype)
     state = question.begin(facts, first._replace(spread=spread))
@@ -178,7 +178,7 @@ def advanced(question: Question, facts: Facts, course: Course, found: Found, fir
     missed = course.begun & made & (lead.value < highest - margin(highest)) & (course.restarts < _RESTARTS)
     lower = ~made | (first.found.minimum.value <= highest)
     better = ~course.begun & lower
-    newest = choose(better, first._replace(spread=None), course.first)
+    newest = choose(better, first._replace(held=None, on_bound=None, spread=None), course.first)
     spread = jnp.where(better, first.spread, course.spread) if question.full else None
     begun = question.begin(facts, newest._replace(spread=spread))
     told = question.tell(facts, course.state, course.first, mine)

@@ -70,7 +70,8 @@ def hunted(hunt: Hunt, value: Array, slope: Array, edge: Array, grow: float) -> 
     newton = x - value / jnp.where(slope > 0, slope, jnp.nan)
     rtol = 1e-7 if x.dtype == np.float64 else 1e-4
     closed = jnp.isfinite(high) & (high - low <= rtol * high)
-    done = (jnp.abs(newton - x) <= rtol * x) | closed
+    near = jnp.abs(newton - x) <= rtol * x
+    done = near | closed
     cut = ~done & (value < 0) & (x >= edge)
     tries = hunt.tries + 1
     over = done | cut | (tries >= _MOST)
@@ -79,6 +80,7 @@ def hunted(hunt: Hunt, value: Array, slope: Array, edge: Array, grow: float) -> 
     other = jnp.where(jnp.isinf(high), grow * x, middle)
     guess = jnp.where((newton > low) & (newton < high), newton, other)
     guess = jnp.minimum(jnp.minimum(guess, _FARTHER * x), edge)
-    root = jnp.where(done & jnp.isfinite(newton), newton, jnp.where(done | cut, x, jnp.nan))
+    # Where a curve jumps its slope says nothing.
+    root = jnp.where(near, newton, jnp.where(done | cut, x, jnp.nan))
     after = Hunt(jnp.where(over, x, guess), low, high, root, tries, hunt.open & ~over, hunt.cut | cut)
     return Hunt(*(jnp.where(hunt.open, new, old) for new, old in zip(after, hunt, strict=True)))

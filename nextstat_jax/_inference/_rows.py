@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from .._minimize import _status
 from .._minimize._dense import cholesky, masked, solve
 from .._model._base import Subject
 from ._search import LEAST_WORTH, Found, no_fit, search
-from ._settle import pins_of, spread_of
+from ._settle import pins_of, spread_of, with_kinks
 
 
 class Facts(NamedTuple):
@@ -66,7 +67,8 @@ class Look(NamedTuple):
 
     Attributes:
         if_needed: Whether it is made only if the likelihood may have several minima.
-        columns: Indices of two parameters whose columns of the covariance are wanted, -1 for none, shape (2,).
+        columns: Indices of two parameters whose columns of the covariance are wanted, -1 for none, shape (2,). They
+            are for starts of other fits: their curvature is that of the last step.
         full: Whether the whole covariance is wanted; False, not an array, where it never is.
     """
 
@@ -82,8 +84,8 @@ class First(NamedTuple):
         found: The fit.
         nll: NLL there.
         constant: NLL less deviance, of the first data set.
-        held: What was held.
-        on_bound: Parameters on a bound that they push against.
+        held: What was held; None on a question's course, where it follows from the rest.
+        on_bound: Parameters on a bound that they push against; likewise.
         columns: Columns of the covariance, shape (2, n_params); zero unless wanted.
         spread: The covariance, shape (n_params, n_params); zero unless wanted, None where it never is.
     """
@@ -91,8 +93,8 @@ class First(NamedTuple):
     found: Found
     nll: Array
     constant: Array
-    held: Array
-    on_bound: Array
+    held: Any
+    on_bound: Any
     columns: Array
     spread: Any = None
 
@@ -116,12 +118,11 @@ def make_rows(
         rows: The fits.
         look: What else is wanted of the first.
         flat: Whether nothing of the curvature ever is.
-        only: Whether at most one of the rows is wanted: a loop over them would take time for nothing.
+        only: Whether there are two rows at most, and one of them is wanted: a loop would take time for nothing.
 
     Returns:
         The fits, packed, with a leading axis; and what is known of the first.
     """
-    both = jnp.stack(data)
     attempts = likelihood.attempts(data[0], poi)
     several = jnp.isfinite(attempts.worth)
     needed = ~look.if_needed | several.any()
@@ -129,35 +130,34 @@ def make_rows(
     count = wanted.shape[0]
     nothing = no_fit(likelihood, data[0])
     layout = Layout.of(nothing)
-    blank = Packed(*(jnp.broadcast_to(x, (count, *x.shape)) for x in layout.pack(nothing)))
-    n = likelihood.init.shape[0]
-    curved = False if flat else (look.columns >= 0).any() | look.full
+    empty = layout.pack(nothing)
 
-    def following(k: Array) -> Array:
-        """The next row that is wanted, or ``count``."""
-        later = wanted & (jnp.arange(count) > k)
-        return jnp.where(later.any(), jnp.argmax(later), count)
-
-    def body(carry: tuple[Array, Packed, Array]) -> tuple[Array, Packed, Array]:
-        k, found, hessian = carry
-        start = rows.start[k]
-        if not only:
-            before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
-            moved = jnp.where(rows.held[k], start, before.y + start - rows.start[k - 1])
-            start = jnp.where(rows.follows[k] & (before.status == _status.CONVERGED), moved, start)
-        which = rows.on_asimov[k].astype(int)
+    def fitted(row: Rows, wanted: Array, leads: Array) -> tuple[Packed, Array]:
+        """One fit, packed, and the Hessian; ``leads`` says whether it is the first of the rows."""
         # What is worth a try on the data is worth one on the other data set.
-        worth = jnp.where(rows.on_asimov[k] & several, 0.0, attempts.worth)
+        worth = jnp.where(row.on_asimov & several, 0.0, attempts.worth)
         mine = attempts._replace(worth=jnp.maximum(worth, LEAST_WORTH))
-        one, bent = search(
-            likelihood, both[which], start, rows.held[k], mine, curved=curved & (k == 0), wanted=k < count
-        )
-        found = Packed(*(whole.at[k].set(part) for whole, part in zip(found, layout.pack(one), strict=True)))
-        hessian = hessian if flat else lax.cond(curved & (k == 0), lambda: bent, lambda: hessian)
-        return following(k), found, hessian
+        vector = jnp.where(row.on_asimov, data[1], data[0])
+        one, last = search(
+            likelihood, vector, row.start, row.held, mine, bent=not flat,
+            curved=False if flat or look.full is False else look.full & leads, wanted=wanted,
+        )  # fmt: skip
+        return layout.pack(one), last
 
-    begin = (following(jnp.array(-1)), blank, jnp.zeros((n, n), likelihood.init.dtype))
-    _, found, hessian = body(begin) if only else lax.while_loop(lambda c: c[0] < count, body, begin)
+    if only:
+        leads = wanted[0]
+        row = jax.tree.map(lambda x: jnp.where(leads, x[0], x[-1]), rows)
+        one, hessian = fitted(row, wanted.any(), leads)
+        of_first, of_last = leads, ~leads & wanted[-1]
+        found = Packed(
+            *(
+                jnp.stack([jnp.where(mine, x, nothing) for mine in (of_first, of_last)[:count]])
+                for x, nothing in zip(one, empty, strict=True)
+            )
+        )
+    else:
+        blank = Packed(*(jnp.broadcast_to(x, (count, *x.shape)) for x in empty))
+        found, hessian = _one_by_one(fitted, layout, blank, rows._replace(wanted=wanted), flat=flat)
     first = layout.unpack(Packed(*(x[0] for x in found)))
     held = rows.held[0]
     pinned = pins_of(likelihood, first.minimum, rows.start[0], held).mask
@@ -171,8 +171,40 @@ def make_rows(
     )
     if look.full is False:
         return found, First(*parts, columns)
-    spread = lax.cond(look.full, lambda: spread_of(hessian, held, pinned), lambda: jnp.zeros_like(hessian))
+    bent = with_kinks(hessian, first.minimum)
+    spread = lax.cond(look.full, lambda: spread_of(bent, held, pinned), lambda: jnp.zeros_like(hessian))
     return found, First(*parts, columns, spread)
+
+
+def _one_by_one(
+    fitted: Callable[[Rows, Array, Array], tuple[Packed, Array]],
+    layout: Layout,
+    blank: Packed,
+    rows: Rows,
+    *,
+    flat: bool,
+) -> tuple[Packed, Array]:
+    """The fits that are wanted, in a loop, and the Hessian of the first."""
+    count, n = rows.start.shape
+
+    def following(k: Array) -> Array:
+        """The next row that is wanted, or ``count``."""
+        later = rows.wanted & (jnp.arange(count) > k)
+        return jnp.where(later.any(), jnp.argmax(later), count)
+
+    def body(carry: tuple[Array, Packed, Array]) -> tuple[Array, Packed, Array]:
+        k, found, hessian = carry
+        row = jax.tree.map(lambda x: x[k], rows)
+        before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
+        moved = jnp.where(row.held, row.start, before.y + row.start - rows.start[k - 1])
+        start = jnp.where(row.follows & (before.status == _status.CONVERGED), moved, row.start)
+        one, last = fitted(row._replace(start=start), k < count, k == 0)
+        found = Packed(*(whole.at[k].set(part) for whole, part in zip(found, one, strict=True)))
+        hessian = hessian if flat else lax.cond(k == 0, lambda: last, lambda: hessian)
+        return following(k), found, hessian
+
+    begin = following(jnp.array(-1)), blank, jnp.zeros((n, n), rows.start.dtype)
+    return lax.while_loop(lambda carry: carry[0] < count, body, begin)[1:]
 
 
 def _columns(hessian: Array, held: Array, pinned: Array, wanted: Array) -> Array:
@@ -202,10 +234,7 @@ class Extra(NamedTuple):
     columns: Any
 
 
-def first_of(facts: Facts, found: Found, extra: Extra) -> First:
+def first_of(found: Found, extra: Extra) -> First:
     """The first of the rows, an unconditional fit."""
     one = jax.tree.map(lambda x: x[0], found)
-    held = facts.likelihood.frozen > 0
-    pinned = pins_of(facts.likelihood, one.minimum, facts.likelihood.init, held).mask
-    nll = one.minimum.value + extra.constant
-    return First(one, nll, extra.constant, held, pinned & ~held, extra.columns)
+    return First(one, one.minimum.value + extra.constant, extra.constant, None, None, extra.columns)

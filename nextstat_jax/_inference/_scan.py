@@ -126,7 +126,8 @@ def profile_scan(
     names, indices = scanned(about, model, parameter)
     axes = _axes(names, parameter, values, about.likelihood.dtype)
     asked = Scan(index_array(*indices), *_path(axes), axes)
-    return ScanResult(*ask(asked, facts_of(about), check_start(about, init)), parameters=names)
+    result = ScanResult(*ask(asked, facts_of(about), check_start(about, init)), parameters=names)
+    return result.explained(model, about)
 
 
 def _axes(names: tuple[str, ...], parameter: Any, values: Any, dtype: Any) -> tuple[Any, ...]:

@@ -24,14 +24,14 @@ DEFICIT = 1e-3
 _SAME = 1e-9
 
 
-def _evaluate(y: Array, args: Any, z: Array) -> tuple[Array, Array, Any]:
+def _evaluate(y: Array, args: Any, z: Array) -> tuple[Array, Array, Any, Any]:
     likelihood, data, barrier = args
     return likelihood.evaluate(y, data, barrier._replace(multipliers=z))
 
 
 def _curvatures(y: Array, args: Any, z: Array, closing: Array) -> tuple[Array, Array]:
     likelihood, data, barrier = args
-    still = jax.tree.map(lambda a, b: jnp.where(closing, a, b), likelihood.settled(z), barrier._replace(multipliers=z))
+    still = jax.tree.map(lambda a, b: jnp.where(closing, a, b), likelihood.softened(z), barrier._replace(multipliers=z))
     return likelihood.curvatures(y, data, still)
 
 
@@ -81,7 +81,7 @@ def judged(status: Array, deficit: Array) -> Array:
 
 def box_of(likelihood: Likelihood, held: Array) -> Box:
     """The bounds, with what is held."""
-    return Box(likelihood.lower, likelihood.upper, held)
+    return Box(likelihood.lower, likelihood.upper, held, likelihood.kinks)
 
 
 def no_fit(likelihood: Likelihood, data: Array) -> Found:
@@ -91,7 +91,8 @@ def no_fit(likelihood: Likelihood, data: Array) -> Found:
     z = barrier.multipliers
     aux = nothing_kept(PROBLEM, likelihood.init, (likelihood, data, barrier), z)
     running = jnp.array(_status.RUNNING)
-    minimum = Minimum(likelihood.init, high, likelihood.init, z, high, running, zero, jnp.array(False), aux)
+    kinked = None if likelihood.kinks is None else jnp.zeros_like(likelihood.init)
+    minimum = Minimum(likelihood.init, high, likelihood.init, z, high, running, zero, jnp.array(False), aux, kinked)
     return Found(minimum, high, zero)
 
 
@@ -127,7 +128,7 @@ def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Array]:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _solver(treedef: Any) -> Any:
     """The minimizer as a function of flat arguments, with a way of its own for batches."""
 
@@ -150,8 +151,8 @@ def _solver(treedef: Any) -> Any:
 def solve(
     likelihood: Likelihood, data: Array, start: Array, held: Array, curved: Array | bool = False, wanted: Any = True
 ) -> tuple[Minimum, Array]:
-    """One minimization, and the Hessian at its end if ``curved``. Not to be differentiated."""
-    # Whether the Hessian is wanted is part of the program where it never is.
+    """One minimization, and the Hessian: the one at its end if ``curved``. Not to be differentiated."""
+    # Whether that one is wanted is part of the program where it never is.
     task = _Task(likelihood, data, start, held, _Never() if curved is False else curved, jnp.asarray(wanted))
     leaves, treedef = jax.tree.flatten(task)
     return _solver(treedef)(*leaves)
@@ -176,6 +177,7 @@ def search(
     held: Array,
     attempts: Attempts,
     *,
+    bent: bool = True,
     curved: Array | bool = False,
     wanted: Array | bool = True,
 ) -> tuple[Found, Array]:
@@ -187,11 +189,12 @@ def search(
         start: Where the first minimization begins, shape (n_params,); it holds the values of held parameters.
         held: What is held, boolean, shape (n_params,).
         attempts: Further starts, as the likelihood gives them.
-        curved: Whether the Hessian at the minimum is wanted.
+        bent: Whether any Hessian is wanted.
+        curved: Whether the one at the minimum is. Otherwise it is the one of the last step, which costs nothing.
         wanted: Whether anything is.
 
     Returns:
-        What was found, and the Hessian there, shape (n_params, n_params).
+        What was found, and the Hessian, shape (n_params, n_params).
     """
     points = jnp.where(held, start, attempts.points)
     before = jnp.concatenate([start[None], points[:-1]])
@@ -225,7 +228,7 @@ def search(
         some = useful.any()
         return _Tried(
             found=found,
-            hessian=s.hessian if curved is False else lax.cond(better, lambda: hessian, lambda: s.hessian),
+            hessian=lax.cond(better, lambda: hessian, lambda: s.hessian) if bent else s.hessian,
             trust=jnp.where(better, trust, s.trust),
             attempt=jnp.where(half, s.attempt, jnp.argmax(useful)),
             staged=half,
@@ -237,7 +240,7 @@ def search(
     minimum = end.found.minimum
     # Whatever a likelihood makes of data that are no numbers, it is no success.
     known = jnp.isfinite(data).all() | (minimum.status != _status.CONVERGED)
-    status = jnp.where(known, minimum.status, _status.INVALID_START)
+    status = jnp.where(known, minimum.status, _status.INVALID)
     return end.found._replace(minimum=minimum._replace(status=status)), end.hessian
 
 

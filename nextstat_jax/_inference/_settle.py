@@ -25,6 +25,7 @@ OBJECTIVE = Objective(
     lambda y, args: args[0].deviance(y, args[1], args[2]),
     lambda y, args: args[0].gradient(y, args[1], args[2]),
     lambda y, args: args[0].hessian(y, args[1], args[2]),
+    lambda y, args: args[0].hessian(y, args[1], args[3]),
 )
 
 
@@ -50,8 +51,9 @@ class Settled:
 
     @cached_property
     def _about(self) -> tuple[Any, Pins]:
-        args = (self.likelihood, self.data, self.likelihood.settled(self.minimum.multipliers))
-        return args, pins_of(self.likelihood, self.minimum, self.start, self.held)
+        k, z = self.likelihood, self.minimum.multipliers
+        args = k, self.data, k.settled(z), k.softened(z)
+        return args, pins_of(k, self.minimum, self.start, self.held)
 
     @cached_property
     def params(self) -> Array:
@@ -64,14 +66,16 @@ class Settled:
         return value_at_minimum(OBJECTIVE, self.minimum.value, self.minimum.y, *self._about)
 
     def hessian(self, hessian: Array) -> Array:
-        """The Hessian there, given its value."""
+        """The Hessian there, as it is for uncertainties, given its value."""
         return hessian_at_minimum(OBJECTIVE, hessian, self.minimum.y, *self._about)
 
 
 def pins_of(likelihood: Likelihood, minimum: Minimum, start: Array, held: Array) -> Pins:
-    """What holds each parameter at the minimum: its given value, in ``start``, or the bound that it pushes against."""
+    """What holds each parameter at the minimum: its given value, in ``start``, or a bound or a kink."""
     mask = active(lax.stop_gradient(box_of(likelihood, held)), minimum.y, minimum.gradient)
     bound = jnp.where(minimum.y <= likelihood.lower, likelihood.lower, likelihood.upper)
+    if minimum.kinked is not None:
+        mask, bound = mask | (minimum.kinked > 0), jnp.where(minimum.kinked > 0, 0.0, bound)
     return Pins(mask, jnp.where(held, start, bound))
 
 
@@ -88,9 +92,14 @@ def settle_spread(likelihood: Likelihood, data: Array, minimum: Minimum, spread:
 def _spread_at(likelihood: Likelihood, data: Array, minimum: Minimum) -> Array:
     held = likelihood.frozen > 0
     still = lax.stop_gradient((likelihood, data))
-    hessian = still[0].hessian(minimum.y, still[1], still[0].settled(minimum.multipliers))
+    hessian = with_kinks(still[0].hessian(minimum.y, still[1], still[0].softened(minimum.multipliers)), minimum)
     hessian = settle_free(likelihood, data, minimum).hessian(hessian)
     return spread_of(hessian, held, pins_of(likelihood, minimum, likelihood.init, held).mask)
+
+
+def with_kinks(hessian: Array, minimum: Minimum) -> Array:
+    """The Hessian at a minimum with the curvature that stands for a kink: what lies on one may lie beside it."""
+    return hessian if minimum.kinked is None else hessian + jnp.diag(minimum.kinked)
 
 
 def spread_of(hessian: Array, held: Array, pinned: Array) -> Array:

@@ -71,6 +71,10 @@ class Automatic(Likelihood):
         """None."""
         return NoBarrier(multipliers)
 
+    def softened(self, multipliers: Array) -> NoBarrier:
+        """None."""
+        return NoBarrier(multipliers)
+
     def tighten(self, barrier: NoBarrier, aux: Any, data: Array) -> tuple[Array, Array]:
         """Nothing is violated."""
         del aux, data

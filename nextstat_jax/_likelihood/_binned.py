@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .._base._doors import pytree
 from . import _derivatives, _throw
 from ._constraints import constraint_centers, constraint_widths
-from ._histfactory import Arrays, Walls, bare, expected, expected_aux, make_walls, saturated, settled_walls, tighten
+from ._counts import Walls, bare, make_walls, settled_walls, soft_walls, tighten
+from ._histfactory import Arrays, expected, expected_aux, saturated
 from ._protocol import Attempts, Evaluation, Likelihood
 from ._starts import attempts
 
@@ -19,6 +21,11 @@ from ._starts import attempts
 @dataclass(frozen=True)
 class HistFactory(Arrays, Likelihood):
     """A binned likelihood with its written-out derivatives."""
+
+    @property
+    def kinks(self) -> np.ndarray | None:
+        """Of the linear histosys and the exponential normsys codes."""
+        return self.structure.derived.kinks
 
     def deviance(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
         """See ``Likelihood``; the other methods likewise."""
@@ -41,13 +48,17 @@ class HistFactory(Arrays, Likelihood):
         return _derivatives.curvatures(self, params, data, barrier)
 
     def barrier(self, multipliers: Array | None = None) -> Walls:
-        """Walls at rate 0 for the bins without counts."""
-        walls = make_walls(self)
+        """Walls at rate 0 for the bins without counts, and floors for the others."""
+        walls = make_walls(self.scale)
         return walls if multipliers is None else walls._replace(multipliers=multipliers)
 
     def settled(self, multipliers: Array) -> Walls:
         """The walls at a minimum."""
-        return settled_walls(self, multipliers)
+        return settled_walls(self.scale, multipliers)
+
+    def softened(self, multipliers: Array) -> Walls:
+        """The walls at a minimum, for its uncertainties."""
+        return soft_walls(self.scale, multipliers)
 
     def tighten(self, barrier: Walls, aux: Array, data: Array) -> tuple[Array, Array]:
         """From the expected rates."""

@@ -20,8 +20,9 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ._histfactory import Arrays, Walls, deviance, main_deviance, poisson_deviance, tiny
-from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, shift_basis
+from ._counts import Walls, main_deviance, poisson_deviance, slope_and_curvature
+from ._histfactory import Arrays, deviance, tiny
+from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, has_kink, shift_basis
 from ._segments import product, scatter_product, scatter_sum, take
 
 
@@ -75,15 +76,7 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
         cells, scale = jnp.where(moves[s.cell_bins], cells, 0.0), jnp.where(moves[s.cell_bins], scale, 0.0)
     bins = jnp.where(jnp.abs(bins) < 1e6 * small, 0.0, bins)
 
-    n = data[: s.n_bins]
-    some = (n > 0) & (bins > 0)
-    safe = jnp.where(some, bins, 1.0)
-    slope = jnp.where(some, bins - n, 1.0) / safe
-    curvature = jnp.where(some, n, 0.0) / (safe * safe)
-    if walls is not None:
-        push = walls.push(bins)
-        slope = jnp.where(n > 0, slope, 1.0 - push)
-        curvature = jnp.where(n > 0, curvature, jnp.where(push > 0, walls.stiffness, 0.0))
+    slope, curvature = slope_and_curvature(data[: s.n_bins], bins, walls)
     return _Pieces(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
 
 
@@ -159,10 +152,25 @@ def _gradient(likelihood: Arrays, p: _Pieces, sums: _Sums, constraint: Array) ->
     return _collect(likelihood, p.inverse, sums, entries, shifts) + constraint
 
 
-def evaluate(likelihood: Arrays, params: Array, data: Array, walls: Walls) -> tuple[Array, Array, Array]:
-    """The deviance, its gradient and the expected rates of the bins, for the minimizer; not to be differentiated."""
+def evaluate(likelihood: Arrays, params: Array, data: Array, walls: Walls) -> tuple[Array, Array, Array, Any]:
+    """The deviance, its gradient, the expected rates of the bins, and half the jumps of the slope at kinks.
+
+    For the minimizer; not to be differentiated.
+    """
     p = _pieces(likelihood, params, data, walls)
-    return _value(likelihood, p, data, walls), _slope(likelihood, p, data), p.bins
+    sums, (constraint, _) = _sums(likelihood, p), _constraint_gradient(likelihood, p, data)
+    jump = None if likelihood.structure.derived.kinks is None else _jump(likelihood, sums)
+    return _value(likelihood, p, data, walls), _gradient(likelihood, p, sums, constraint), p.bins, jump
+
+
+def _jump(likelihood: Arrays, sums: _Sums) -> Array:
+    """Half of what the slope of the deviance jumps by where a parameter with a kink passes 0: (n_params,)."""
+    s = likelihood.structure
+    entries = jnp.zeros(s.entry_params.shape, sums.rows.dtype)
+    if s.n_entries and has_kink(s.normsys):
+        entries = 0.5 * (likelihood.factors[6] + likelihood.factors[7]) * _pick(sums.rows, s.chunk_rows)
+    shifts = sums.shifts[1] if has_kink(s.histosys) else jnp.zeros_like(sums.shifts[1])
+    return _collect(likelihood, None, sums, entries, shifts)
 
 
 def _value_and_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.scipy.special import gammaln
 
 from .._base._doors import pytree
+from ._counts import Walls, main_deviance, poisson_deviance
 from ._interpolation import factor, shift_basis
 from ._segments import product, take
 from ._structure import Structure
@@ -138,98 +139,6 @@ def expected(likelihood: Arrays, params: Array) -> Array:
 def tiny(dtype: np.dtype) -> float:
     """A factor below this counts as zero. Its square must not underflow, nor its inverse's square overflow."""
     return 1e-120 if dtype == np.float64 else 1e-15
-
-
-def poisson_deviance(n: Array, nu: Array) -> Array:
-    """``nu - n + n log(n / nu)`` with its limits, +inf outside the domain, and finite derivatives everywhere.
-
-    Near the data it is written as ``n (x - log(1 + x))`` with ``x = (nu - n) / n``: its rounding error is that of
-    ``nu - n``, so that two nearby points can be compared even in single precision, where ``-log Pois(n | nu)`` cancels.
-    """
-    both = (nu > 0) & (n > 0)
-    safe_n, safe_nu = jnp.where(both, n, 1.0), jnp.where(both, nu, 1.0)
-    x = jnp.where(both, nu - n, 0.0) / safe_n
-    near = jnp.abs(x) < 0.5
-    # Far below the data 1 + x would lose the rate; a quotient of the two could underflow.
-    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), jnp.log(safe_nu) - jnp.log(safe_n))
-    value = jnp.where(both, safe_n * (x - log_ratio), nu)
-    return jnp.where(both | ((nu >= 0) & (n <= 0)), value, jnp.inf)
-
-
-class Walls(NamedTuple):
-    """How a fit treats bins without counts; the arrays have shape (n_bins,).
-
-    Such a bin contributes ``nu``, which falls as the rate falls and ends in a wall at ``nu = 0``: the minimum may lie
-    on it. A fit walks through the wall and is led back by an augmented Lagrangian,
-    ``nu + (t^2 - z^2) / (2 c)`` with ``t = max(z - c (nu - margin), 0)``, which equals ``nu`` away from the wall and
-    at the constrained minimum once the multiplier z has converged.
-
-    Attributes:
-        multipliers: z.
-        stiffness: c.
-        margin: How far from 0 the rate is kept, so that the minimum is a valid point.
-        still: Whether the push is the multiplier, whatever the rate: at a minimum that has been found the walls stand
-            still. 1 or 0, so that all leaves are floating point; scalar.
-    """
-
-    multipliers: Array
-    stiffness: Array
-    margin: Array
-    still: Array
-
-    def push(self, nu: Array) -> Array:
-        """t: by how much the wall lowers the slope of the bin."""
-        # With a margin that is the rate itself the push is the multiplier and keeps its derivative.
-        margin = jnp.where((self.still > 0) & (self.multipliers > 0), lax.stop_gradient(nu), self.margin)
-        return jnp.maximum(self.multipliers - self.stiffness * (nu - margin), 0.0)
-
-
-# Stiffness of the wall at rate 0 in units of the bin's scale: stiff enough that few updates of the multiplier do, soft
-# enough that factorizations keep their accuracy. Derivatives are taken with a much stiffer one.
-_STIFFNESS = 1e3
-_STIFFENING = 1e6
-
-
-def make_walls(likelihood: Arrays) -> Walls:
-    """Walls at rate 0 for the bins without counts, in units of each bin's scale."""
-    scale = likelihood.scale
-    margin = 1e-9 if likelihood.dtype == np.float64 else 1e-5
-    return Walls(jnp.zeros_like(scale), _STIFFNESS / (scale * scale), margin * scale, jnp.zeros((), scale.dtype))
-
-
-def settled_walls(likelihood: Arrays, multipliers: Array) -> Walls:
-    """The walls that hold a minimum, so stiff that they stand still when it moves; not differentiated."""
-    walls = lax.stop_gradient(make_walls(likelihood))
-    stiffness = jnp.where(multipliers > 0, _STIFFENING, 1.0) * walls.stiffness
-    return Walls(multipliers, stiffness, walls.margin, jnp.ones((), stiffness.dtype))
-
-
-def tighten(walls: Walls, nu: Array, data: Array) -> tuple[Array, Array]:
-    """Multipliers of the walls that are pushed against, and the largest distance from a wall in half margins."""
-    push = jnp.where(data[: nu.shape[0]] > 0, 0.0, walls.push(nu))
-    distance = jnp.abs(push - walls.multipliers) / walls.stiffness
-    # A rate between 0 and the margin is a valid point; one that no parameter moves would never come closer.
-    distance = jnp.where((nu >= 0) & (nu <= walls.margin), 0.0, distance)
-    return push, (2.0 * distance / walls.margin).max()
-
-
-def bare(walls: Walls, value: Array, nu: Array, data: Array) -> Array:
-    """The deviance itself, from its value with walls."""
-    n = data[: nu.shape[0]]
-    push = walls.push(nu)
-    lifted = (push * push - walls.multipliers * walls.multipliers) / (2.0 * walls.stiffness)
-    outside = ((n <= 0) & (nu < 0)).any()
-    return jnp.where(outside, jnp.inf, value - jnp.where(n > 0, 0.0, lifted).sum())
-
-
-def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:
-    """Deviance of each bin, shape (n_bins,)."""
-    value = poisson_deviance(n, nu)
-    if walls is None:
-        return value
-    push = walls.push(nu)
-    pushed = nu + (push * push - walls.multipliers * walls.multipliers) / (2.0 * walls.stiffness)
-    return jnp.where(n > 0, value, pushed)
 
 
 def deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:

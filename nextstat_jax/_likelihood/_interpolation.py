@@ -20,6 +20,11 @@ NORMSYS_CODES = ("code1", "code4")
 HISTOSYS_CODES = ("code0", "code2", "code4p")
 
 
+def has_kink(code: str) -> bool:
+    """Whether a code has a kink at alpha = 0."""
+    return code in ("code0", "code1")
+
+
 class Basis(NamedTuple):
     """The two scalar functions of a histosys code and their first two derivatives, each of the shape of alpha."""
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._histfactory import poisson_deviance
+from ._counts import poisson_deviance
 
 # From here on rejection is as fast as inversion, and its envelope is valid.
 _SWITCH = 10.0

@@ -21,11 +21,14 @@ class Evaluation(NamedTuple):
         value: Objective, a scalar; +inf outside the domain.
         gradient: Its gradient, shape (n_params,).
         aux: What ``tighten``, ``bare`` and ``expected_at`` need of the point.
+        jump: Half of what the slope jumps by in parameters that have a kink at 0, shape (n_params,); None without
+            kinks. On a kink the gradient is the mean of its sides.
     """
 
     value: Array
     gradient: Array
     aux: Any
+    jump: Any = None
 
 
 class Attempts(NamedTuple):
@@ -66,6 +69,11 @@ class Likelihood(Protocol):
         """Floating-point type of the parameters."""
         ...
 
+    @property
+    def kinks(self) -> np.ndarray | None:
+        """Parameters in which the objective has a kink at 0, boolean, shape (n_params,); None where none has."""
+        return None
+
     @abstractmethod
     def deviance(self, params: Array, data: Array, barrier: Any = None) -> Array:
         """The objective, a scalar; differentiable in everything, to any order."""
@@ -95,7 +103,14 @@ class Likelihood(Protocol):
 
     @abstractmethod
     def settled(self, multipliers: Array) -> Any:
-        """The barrier that holds a minimum, standing still, for derivatives of the minimum."""
+        """The barrier that holds a minimum, standing still, for derivatives of the minimum.
+
+        Both this and ``softened`` are not differentiated.
+        """
+
+    @abstractmethod
+    def softened(self, multipliers: Array) -> Any:
+        """The barrier that holds a minimum, for its uncertainties: a minimum on an edge may lie inside as well."""
 
     @abstractmethod
     def tighten(self, barrier: Any, aux: Any, data: Array) -> tuple[Array, Array]:

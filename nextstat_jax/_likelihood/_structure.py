@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ._interpolation import has_kink
 from ._segments import GroupSum
 
 
@@ -135,6 +136,11 @@ class Derived:
         self.normal_of_param[s.normal_params] = np.arange(len(s.normal_params))
         self.poisson_of_param = np.full(n, len(s.poisson_params), dtype=np.int32)
         self.poisson_of_param[s.poisson_params] = np.arange(len(s.poisson_params))
+        kinks = np.zeros(n + 1, bool)
+        kinks[s.shift_params] |= has_kink(s.histosys)
+        kinks[s.entry_params.reshape(-1)] |= has_kink(s.normsys)
+        # Parameters in which the yields have a kink at 0; None where none has.
+        self.kinks = kinks[:n] if kinks[:n].any() else None
 
     def _row_table(self, s: Structure) -> None:
         """For each row and each parameter that acts on rows: where its logarithmic derivative stands.

@@ -11,6 +11,8 @@ Newton's method with Levenberg's damping and an active set for the bounds:
   minimum an iteration costs one gradient and two triangular solves.
 - Inequality constraints of the problem are treated by an augmented Lagrangian: whenever a minimum is found, the
   multipliers are updated, until no constraint is violated.
+- A kink of the objective at 0 of a parameter is a bound of the side that the parameter is on; on the kink, the slopes
+  of both sides say whether it stays.
 - It ends when the estimated vertical distance to the minimum, ``EDM = g H^-1 g / 2``, is below the tolerance.
 
 Most of the time of a first fit is compilation, so the objective and its Hessian stand in the loop once: its passes also
@@ -47,7 +49,8 @@ class Problem(NamedTuple):
 
     Attributes:
         evaluate: Of the point y and the multipliers of the constraints: the value (+inf outside the domain), the
-            gradient, and what the last two functions need of the point.
+            gradient, what the last two functions need of the point, and, where the box has kinks, half of what the
+            slope jumps by at each: the gradient on a kink is the mean of its sides.
         curvatures: Of the same, and whether the minimum has been found: the exact Hessian and a positive semidefinite
             stand-in for it, each of shape (n, n). Steps use the exact one wherever it is positive definite. At the
             minimum the constraints stand still.
@@ -57,18 +60,22 @@ class Problem(NamedTuple):
             minimization inside its domain.
     """
 
-    evaluate: Callable[[Array, Any, Array], tuple[Array, Array, Any]]
+    evaluate: Callable[[Array, Any, Array], tuple[Array, Array, Any, Any]]
     curvatures: Callable[[Array, Any, Array, Array], tuple[Array, Array]]
     tighten: Callable[[Any, Any, Array], tuple[Array, Array]]
     bare: Callable[[Array, Any, Any, Array], Array]
 
 
 class Box(NamedTuple):
-    """Bounds and frozen parameters, each of shape (n,); ``frozen`` is boolean."""
+    """Bounds, frozen parameters, and those in which the objective has a kink at 0; each of shape (n,).
+
+    The last two are boolean; ``kinks`` is None where nothing has one.
+    """
 
     lower: Array
     upper: Array
     frozen: Array
+    kinks: Any = None
 
 
 class Minimum(NamedTuple):
@@ -82,8 +89,10 @@ class Minimum(NamedTuple):
         edm: Estimated vertical distance to the minimum at the last step.
         status: Code of ``_status``.
         num_steps: Iterations.
-        moved: Whether the starting point had to be moved to a point with a finite objective.
+        moved: Whether the objective itself was not finite at the starting point.
         aux: What ``evaluate`` kept of the point.
+        kinked: Positive for parameters that lie on a kink, which holds them, else 0, shape (n,); None without kinks.
+            The objective rises on both sides: where it does so the slower, by 1/2 at ``1 / sqrt(kinked)``.
     """
 
     y: Array
@@ -95,6 +104,7 @@ class Minimum(NamedTuple):
     num_steps: Array
     moved: Array
     aux: Any
+    kinked: Any = None
 
 
 # What the next pass of the loop is for: to find a start, to make a step, to evaluate the same point once more because
@@ -118,13 +128,24 @@ class _State(NamedTuple):
     multipliers: Array
     purpose: Array  # of the next pass
     halvings: Array  # of the way to the start
+    moved: Array
     edm: Array
     status: Array
     num_steps: Array
     aux: Any
+    kinked: Any
 
 
 _MATRICES = ("hessian", "positive", "factor")
+
+
+class _There(NamedTuple):
+    """One evaluation; the last as in ``Minimum``."""
+
+    value: Array
+    gradient: Array
+    aux: Any
+    kinked: Any
 
 
 class _Step(NamedTuple):
@@ -177,14 +198,14 @@ def minimize(
         multipliers: First guess of the constraints' multipliers, shape (m,); zero if nothing is known.
         fallback: Where the objective is not finite at ``start``, the start is moved towards this point.
         max_steps: Iterations after which to give up.
-        curved: Whether the Hessian at the minimum is wanted.
+        curved: Whether the Hessian at the minimum is wanted, and not that of the last step.
         wanted: Whether anything is: a minimization that is not wanted costs nothing and means nothing.
         alone: Whether one problem is solved at a time. A factorization then serves for several steps, and a first and a
             last pass of the loop save compilation. In a batch, where each pass computes everything, both would only
             make for more passes.
 
     Returns:
-        ``Minimum``, and the Hessian there, shape (n, n). It never raises, and a NaN never reads as convergence.
+        ``Minimum``, and the Hessian, shape (n, n). It never raises, and a NaN never reads as convergence.
     """
     start = jnp.where(box.frozen, start, jnp.clip(start, box.lower, box.upper))
     aim = start if fallback is None else jnp.where(box.frozen, start, jnp.clip(fallback, box.lower, box.upper))
@@ -205,10 +226,12 @@ def minimize(
         multipliers=multipliers,
         purpose=jnp.where(wanted, _BEGIN, _DONE),
         halvings=jnp.array(0),
+        moved=jnp.array(False),
         edm=jnp.full((), jnp.inf, dtype),
         status=jnp.array(_status.RUNNING),
         num_steps=jnp.array(0),
         aux=nothing_kept(problem, start, args, multipliers),
+        kinked=None if box.kinks is None else jnp.zeros_like(start),
     )
     loop = _Loop(problem, args, box, start, aim, max_steps, curved)
     if alone:
@@ -220,10 +243,10 @@ def minimize(
     value = problem.bare(state.value, state.aux, args, state.multipliers)
     # What keeps a minimization inside its domain may have been given up before it did.
     valid = jnp.isfinite(value) | (state.status != _status.CONVERGED)
-    status = jnp.where(valid, state.status, _status.STALLED)
+    status = jnp.where(valid, state.status, _status.INVALID)
     minimum = Minimum(
-        state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, state.halvings > 1,
-        state.aux,
+        state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, state.moved, state.aux,
+        state.kinked,
     )  # fmt: skip
     return minimum, state.hessian
 
@@ -251,9 +274,9 @@ class _Loop(NamedTuple):
         step = self._step_of(s, closing)
         beginning = s.purpose == _BEGIN
         y = jnp.where(beginning, self._trial(s.halvings), self._moved(s, step))
-        value, gradient, aux = self.problem.evaluate(y, self.args, s.multipliers)
-        after = _judged(self, s, step, y, value, gradient, aux)
-        begun = _begun(s, y, value, gradient, aux)
+        there = self._look(y, s.multipliers)
+        after = _judged(self, s, step, y, there)
+        begun = _begun(self, s, y, there)
         closed = s._replace(purpose=jnp.array(_DONE))
 
         def pick(a: Array, b: Array, c: Array) -> Array:
@@ -269,24 +292,47 @@ class _Loop(NamedTuple):
     def begin(self, s: _State) -> _State:
         """One trial of a start."""
         y = self._trial(s.halvings)
-        return _begun(s, y, *self.problem.evaluate(y, self.args, s.multipliers))
+        return _begun(self, s, y, self._look(y, s.multipliers))
 
     def step(self, s: _State) -> _State:
         """One step."""
         step = self._fresh(s, jnp.array(False))
         y = self._moved(s, step)
-        return _judged(self, s, step, y, *self.problem.evaluate(y, self.args, s.multipliers))
+        return _judged(self, s, step, y, self._look(y, s.multipliers))
 
     def close(self, s: _State) -> _State:
-        """The Hessian where the minimization ended, if it is wanted."""
+        """The Hessian where the minimization ended, if that one is wanted."""
         if self.curved is False:
             return s
         hessian = lax.cond(
             self.curved,
             lambda: self.problem.curvatures(s.y, self.args, s.multipliers, jnp.array(True))[0],
-            lambda: jnp.zeros_like(s.hessian),
+            lambda: s.hessian,
         )
         return s._replace(hessian=hessian)
+
+    def _look(self, y: Array, multipliers: Array) -> _There:
+        """An evaluation. On a kink the gradient is that of the side that leads down; 0 where neither does."""
+        value, gradient, aux, jump = self.problem.evaluate(y, self.args, multipliers)
+        if self.box.kinks is None:
+            return _There(value, gradient, aux, None)
+        right, left = gradient + jump, gradient - jump
+        on = self.box.kinks & (y == 0)
+        down = jnp.where((right < 0) & (-right >= left), right, jnp.where(left > 0, left, jnp.minimum(right, 0.0)))
+        rise = jnp.where(on & (down == 0), jnp.minimum(right, -left), 0.0)
+        kinked = jnp.where(rise > tolerance(y.dtype).near, 4.0 * rise * rise, 0.0)
+        return _There(value, jnp.where(on, down, gradient), aux, kinked)
+
+    def box_at(self, s: _State) -> Box:
+        """The box of the next step: it ends at kinks, and what lies on one and stays there is frozen."""
+        box, y = self.box, s.y
+        if box.kinks is None:
+            return box
+        on = box.kinks & (y == 0)
+        right = box.kinks & ((y > 0) | (on & (s.gradient < 0)))
+        left = box.kinks & ((y < 0) | (on & (s.gradient > 0)))
+        lower, upper = jnp.where(right, jnp.maximum(box.lower, 0.0), box.lower), jnp.where(left, 0.0, box.upper)
+        return Box(lower, jnp.minimum(upper, box.upper), box.frozen | (on & (s.gradient == 0)))
 
     def _trial(self, halvings: Array) -> Array:
         """Halves the way from ``aim`` to ``start``, and takes ``aim`` itself at last."""
@@ -296,15 +342,17 @@ class _Loop(NamedTuple):
         return jnp.where(way == 1, self.start, self.aim + way * (self.start - self.aim))
 
     def _moved(self, s: _State, step: _Step) -> Array:
+        box = self.box_at(s)
         good = jnp.isfinite(step.p).all() & (s.purpose == _GO)
-        return jnp.where(good & ~self.box.frozen, jnp.clip(s.y + step.p, self.box.lower, self.box.upper), s.y)
+        return jnp.where(good & ~box.frozen, jnp.clip(s.y + step.p, box.lower, box.upper), s.y)
 
     def _step_of(self, s: _State, closing: Array) -> _Step:
         """The step of the kept factorization if it still serves, else that of a new one."""
-        pinned = active(self.box, s.y, s.gradient)
+        box = self.box_at(s)
+        pinned = active(box, s.y, s.gradient)
         rhs = jnp.where(pinned, 0.0, -s.gradient)
         old = solve(s.factor, rhs)
-        inside = (s.y + old >= self.box.lower) & (s.y + old <= self.box.upper) | self.box.frozen
+        inside = (s.y + old >= box.lower) & (s.y + old <= box.upper) | box.frozen
         shrinks = 0.5 * (rhs @ old) < _REUSE * s.edm
         serves = s.usable & shrinks & inside.all() & (pinned == s.pinned).all()
         needed = closing | ((s.purpose == _GO) & ~serves)
@@ -313,7 +361,8 @@ class _Loop(NamedTuple):
 
     def _fresh(self, s: _State, closing: Array) -> _Step:
         """Factorizes and solves; parameters that would cross a bound are put on it and the rest is solved again."""
-        pinned = active(self.box, s.y, s.gradient)
+        box = self.box_at(s)
+        pinned = active(box, s.y, s.gradient)
         hessian, positive = lax.cond(
             s.stale | closing,
             lambda: self.problem.curvatures(s.y, self.args, s.multipliers, closing),
@@ -326,7 +375,7 @@ class _Loop(NamedTuple):
         shift = s.damping * scale
 
         def crossing(pinned: Array, p: Array) -> Array:
-            return ~pinned & ((s.y + p < self.box.lower) | (s.y + p > self.box.upper))
+            return ~pinned & ((s.y + p < box.lower) | (s.y + p > box.upper))
 
         def more(carry: tuple[Array, ...]) -> Array:
             k, _, pinned, _, _, p = carry
@@ -338,7 +387,7 @@ class _Loop(NamedTuple):
             # A factorization that failed (never in the first round, where p is still unset) asks for the stand-in.
             exact = exact & ((k == 0) | jnp.isfinite(p).all())
             over = crossing(pinned, p)
-            fixed = jnp.where(over, jnp.clip(s.y + p, self.box.lower, self.box.upper) - s.y, fixed)
+            fixed = jnp.where(over, jnp.clip(s.y + p, box.lower, box.upper) - s.y, fixed)
             pinned = pinned | over
             matrix = jnp.where(exact, hessian, positive)
             factor = cholesky(masked(matrix, pinned, shift))
@@ -351,8 +400,10 @@ class _Loop(NamedTuple):
         return _Step(hessian, positive, jnp.where(exact, hessian, positive), factor, pinned, p, jnp.array(True))
 
 
-def _begun(s: _State, y: Array, value: Array, gradient: Array, aux: Any) -> _State:
+def _begun(loop: _Loop, s: _State, y: Array, there: _There) -> _State:
     """After the trial of a start."""
+    value, gradient, aux, kinked = there
+    inside = jnp.isfinite(loop.problem.bare(value, aux, loop.args, s.multipliers))
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     halvings = s.halvings + 1
     failed = ~finite & (halvings >= _START_HALVINGS)
@@ -361,19 +412,22 @@ def _begun(s: _State, y: Array, value: Array, gradient: Array, aux: Any) -> _Sta
         value=value,
         gradient=gradient,
         halvings=halvings,
-        status=jnp.where(failed, _status.INVALID_START, s.status),
+        moved=s.moved | ~inside,
+        status=jnp.where(failed, _status.INVALID, s.status),
         purpose=jnp.where(finite, _GO, jnp.where(failed, _CLOSE, _BEGIN)),
         aux=aux,
+        kinked=kinked,
     )
 
 
-def _judged(loop: _Loop, s: _State, step: _Step, y: Array, value: Array, gradient: Array, aux: Any) -> _State:
+def _judged(loop: _Loop, s: _State, step: _Step, y: Array, there: _There) -> _State:
     """After a step: taken or not, and what comes next."""
+    value, gradient, aux, kinked = there
     tol = tolerance(s.y.dtype)
     again = s.purpose == _AGAIN
     good = jnp.isfinite(step.p).all() & ~again
     p = y - s.y
-    pinned = active(loop.box, s.y, s.gradient)
+    pinned = active(loop.box_at(s), s.y, s.gradient)
     edm = jnp.where(good, 0.5 * jnp.abs(jnp.where(pinned, 0.0, s.gradient * step.p).sum()), jnp.inf)
     near = edm < tol.near
     predicted = -(s.gradient @ p + 0.5 * p @ (step.matrix @ p))
@@ -419,10 +473,12 @@ def _judged(loop: _Loop, s: _State, step: _Step, y: Array, value: Array, gradien
         multipliers=multipliers,
         purpose=jnp.where(status == _status.RUNNING, jnp.where(pushed, _AGAIN, _GO), _CLOSE),
         halvings=s.halvings,
+        moved=s.moved,
         edm=edm,
         status=status,
         num_steps=num_steps,
         aux=jax.tree.map(lambda new, old: jnp.where(accept, new, old), aux, s.aux),
+        kinked=None if kinked is None else jnp.where(accept, kinked, s.kinked),
     )
 
 

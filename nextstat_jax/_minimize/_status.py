@@ -12,7 +12,7 @@ CONVERGED = 0
 RUNNING = 1
 STEP_LIMIT = 2
 STALLED = 3
-INVALID_START = 4
+INVALID = 4
 INCONSISTENT = 5
 NO_ROOT = 6
 ON_BOUND = 7
@@ -24,7 +24,8 @@ _MESSAGES = {
     "data do not constrain",
     STALLED: "not converged: no step lowers the objective although its gradient is not zero; the minimum may lie on a "
     "kink of the interpolation (code0, code1 and code2 have them) or next to a negative rate",
-    INVALID_START: "not started: the objective is not finite at the starting point; give another one",
+    INVALID: "no valid point: the likelihood is 0 at the start and wherever the fit went from there; give another "
+    "start",
     INCONSISTENT: "not reliable: a conditional fit lies below the unconditional one, which has therefore missed the "
     "minimum; start it elsewhere with init",
     NO_ROOT: "there is none: the curve does not reach the level, however far the parameter goes",

@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
-from scipy.stats import qmc
 
 from .._base._doors import concrete, no_type_check, pytree
 from .._base._errors import ModelError
@@ -119,7 +118,7 @@ class Substituted(Likelihood):
     def evaluate(self, params: Array, data: Array, barrier: Any) -> Evaluation:
         """Where the substitution is not finite, neither is the value."""
         point, back = jax.vjp(self.substitution, params)
-        value, gradient, aux = self.source.evaluate(point, data, barrier)
+        value, gradient, aux, _ = self.source.evaluate(point, data, barrier)
         return guarded(value, back(gradient)[0], aux)
 
     def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Array, Array]:
@@ -139,6 +138,10 @@ class Substituted(Likelihood):
     def settled(self, multipliers: Array) -> Any:
         """The source's."""
         return self.source.settled(multipliers)
+
+    def softened(self, multipliers: Array) -> Any:
+        """The source's."""
+        return self.source.softened(multipliers)
 
     def tighten(self, barrier: Any, aux: Any, data: Array) -> tuple[Array, Array]:
         """The source's."""
@@ -202,6 +205,8 @@ class Substituted(Likelihood):
 def _spread(n: int) -> np.ndarray:
     """Further starts in the unit cube, shape (_STARTS - 1, n): quasi-random, always the same."""
     power = (_STARTS - 1).bit_length()
+    from scipy.stats import qmc  # takes a second to import
+
     return qmc.Sobol(n, scramble=True, rng=0).random_base2(power)[: _STARTS - 1]
 
 

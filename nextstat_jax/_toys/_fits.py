@@ -124,7 +124,7 @@ def _held(likelihood: Likelihood, source: Source, plan: Plan) -> Array:
 def _quick(likelihood: Likelihood, source: Source, center: Center, plan: Plan, toy: Array) -> Fitted:
     """A toy and its quick fits; unsettled where one fails, shows that the other missed, or others may lie lower."""
     data = throw_toy(likelihood, source, toy)
-    several = jnp.isfinite(likelihood.attempts(data, source.poi).worth).any()
+    several = jnp.isfinite(likelihood.attempts(data, source.poi).worth).any() | (likelihood.kinks is not None)
     start, nowhere = _start(likelihood, source, plan), jnp.full_like(source.poi, source.params.shape[0])
     if plan.fits != PAIR:
         pin = source.poi if plan.fits == HELD else nowhere
@@ -232,7 +232,7 @@ def _record(likelihood: Likelihood, source: Source, plan: Plan, fitted: Fitted) 
 def _widths(likelihood: Likelihood, source: Source, plan: Plan, data: Array, minimum: Minimum, *, every: bool) -> Array:
     """Uncertainties of all parameters or of the one of interest, as ``FitResult`` defines them."""
     held = _held(likelihood, source, plan)
-    hessian = likelihood.hessian(minimum.y, data, likelihood.settled(minimum.multipliers))
+    hessian = likelihood.hessian(minimum.y, data, likelihood.softened(minimum.multipliers))
     unit = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
     columns = unit if every else unit[:, source.poi][:, None]
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from .._base._doors import pytree
-from .._likelihood._histfactory import poisson_deviance
+from .._likelihood._counts import poisson_deviance
 from ._reference import Reference
 
 RECIPES = ("rates", "residual", "plain")

@@ -16,7 +16,8 @@ from jax import Array, lax
 from .._base._doors import integer, no_type_check, one_of
 from .._base._errors import DatasetError
 from .._likelihood._binned import HistFactory
-from .._likelihood._histfactory import poisson_deviance, rates
+from .._likelihood._counts import poisson_deviance
+from .._likelihood._histfactory import rates
 from .._model._model import HistFactoryModel
 from ._core import RECIPES, Core, constraints, features, log_baseline, main_expansion, network
 from ._dataset import SurrogateDataset, check_dataset, check_model

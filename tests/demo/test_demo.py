@@ -42,6 +42,7 @@ class _Small:
         return replace(SMALL, steps=steps)
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "Settings", _Small)
     path, out = tmp_path / "mine.json", tmp_path / "pictures"

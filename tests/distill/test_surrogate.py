@@ -171,6 +171,7 @@ def test_exact_values_outside_of_the_trained_region(surrogate, ds, model):
         predict_nll(surrogate, points, model.with_data([50.0, 48.0]))
 
 
+@pytest.mark.slow
 def test_rates_of_a_model_for_a_dataset_without(ds, model, near):
     bare = generate_dataset(model, 6000, method="profile", run=QUIET, include_rates=False)
     assert train_mlp_surrogate(bare[:200], **{**QUICK, "epochs": 1}).recipe == "residual"

@@ -163,9 +163,12 @@ def test_results_as_text_and_tables(model):
     ("arguments", "options", "message"),
     [
         ((1.0,), {"test_stat": "t"}, r"test_stat='t': expected one of 'qtilde', 'q', 'q0'"),
-        ((11.0,), {}, r"mu is 11, outside the bounds \[0, 10\] of mu: widen them with model.replace_bounds"),
         ((-1.0,), {}, "mu is -1, but qtilde tests signals that cannot be negative: use test_stat='q'"),
-        ((-1.0,), {"test_stat": "q"}, r"mu is -1, outside the bounds"),
+        (
+            (-1.0,),
+            {"test_stat": "q"},
+            r"mu is -1, outside the bounds \[0, 10\] of mu: widen them with model.replace_bounds",
+        ),
         ((1.0,), {"test_stat": "q0"}, "mu is 1, but q0 tests mu = 0"),
         ((math.nan,), {}, "mu is nan: give a finite number"),
         (([[1.0]],), {}, r"mu has shape \(1, 1\)"),

@@ -19,7 +19,7 @@ def alone():
     return nextstat.fit(nextstat.from_pyhf(b.one_channel([BACKGROUND], [55.0], poi="a")))
 
 
-@pytest.mark.parametrize("idle", [["mu"], ["mu", "other"]], ids=["one", "two"])
+@pytest.mark.parametrize("idle", [pytest.param(["mu"], marks=pytest.mark.slow), ["mu", "other"]], ids=["one", "two"])
 def test_a_parameter_without_effect_is_named_and_harms_nobody(alone, idle):
     signal = b.sample("signal", [0.0], *map(b.normfactor, idle))
     model = nextstat.from_pyhf(b.one_channel([signal, BACKGROUND], [55.0]))

@@ -17,7 +17,7 @@ def problem_of(function):
     """A problem without constraints; the stand-in for the Hessian is the identity, which any function accepts."""
 
     def evaluate(y, args, z):
-        return *jax.value_and_grad(function)(y, args), None
+        return *jax.value_and_grad(function)(y, args), None, None
 
     def curvatures(y, args, z, found):
         return jax.hessian(function)(y, args), jnp.eye(y.shape[0], dtype=y.dtype)
@@ -134,7 +134,7 @@ def test_start_without_a_value_moves_towards_the_fallback():
 
 def test_start_without_a_value_and_no_way_out_is_reported():
     found = solve(lambda y, _: jnp.nan * y.sum(), [0.0, 0.0])
-    assert int(found.status) == _status.INVALID_START
+    assert int(found.status) == _status.INVALID
     assert int(found.num_steps) == 0
 
 
@@ -160,7 +160,7 @@ def test_inequality_constraint():
         return (y[0] - 2.0) ** 2 + y[1] ** 2 + (push(y, z) ** 2 - z[0] ** 2) / (2 * stiffness)
 
     problem = Problem(
-        lambda y, args, z: (*jax.value_and_grad(value)(y, z), y),
+        lambda y, args, z: (*jax.value_and_grad(value)(y, z), y, None),
         lambda y, args, z, found: (jax.hessian(value)(y, z), 2.0 * jnp.eye(2)),
         lambda y, args, z: (push(y, z)[None], jnp.abs(push(y, z) - z[0]) / stiffness / 1e-10),
         lambda x, y, args, z: x - (push(y, z) ** 2 - z[0] ** 2) / (2 * stiffness),

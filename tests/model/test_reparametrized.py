@@ -85,7 +85,7 @@ def test_points_outside_the_domain_are_infinite(model):
     other = reparametrize(model, {"c": (-1.0, 1.0)}, lambda x: {"mu": jnp.log(x[0])})
     likelihood = other.likelihood
     x = likelihood.init.at[0].set(-0.5)
-    value, gradient, _ = likelihood.evaluate(x, likelihood.observed, likelihood.barrier())
+    value, gradient, *_ = likelihood.evaluate(x, likelihood.observed, likelihood.barrier())
     assert np.isposinf(value) and np.isfinite(gradient).all()
 
 
@@ -110,6 +110,7 @@ def test_questions_give_the_numbers_of_the_source(model):
     np.testing.assert_allclose(scans.nll, expected.nll, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_scan_over_a_function_with_two_solutions(model):
     # The likelihood knows c through mu only: it is symmetric around -2/3.
     low = model.with_data([51.0, 48.0])

@@ -44,6 +44,7 @@ def test_the_driver_answers_where_the_quick_method_fails():
 
 
 @pytest.mark.usefixtures("unbelieved")
+@pytest.mark.slow
 def test_a_fit_that_fails_is_kept(monkeypatch):
     once = _fits.fit_once
 

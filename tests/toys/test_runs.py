@@ -36,6 +36,7 @@ def test_batch_sizes_and_threads_change_nothing(model, toys):
     assert_same(fit_small(model, N, workers=3, batch_size=23), toys)
 
 
+@pytest.mark.slow
 def test_chunks_are_computed_alone_and_joined(model, toys):
     chunks = list(stream_toys(model, N, seed=5, quantities=ALL, run=FIFTY))
     assert [chunk.n_toys for chunk in chunks] == [50] * 6

@@ -63,6 +63,7 @@ def test_discovery_in_a_counting_experiment():
     assert float(test.p_value) == float(test.clsb)
 
 
+@pytest.mark.slow
 def test_several_values_and_extensions():
     """Values share their background toys; a set in two parts is the set."""
     model = counting(54.0)

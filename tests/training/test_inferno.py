@@ -133,6 +133,7 @@ def test_the_gradient_of_the_loss() -> None:
     assert slope == pytest.approx((up - down) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_output_without_events_stops_no_fit() -> None:
     case, h = problem(4, 10), np.insert(_histograms(9), 2, 0.0, axis=1)
     expected = _closed_form(_histograms(9), 4)
@@ -182,6 +183,7 @@ def test_cross_entropy_lowers_its_loss() -> None:
     assert params["params"]["Dense_2"]["bias"].shape == (1,)
 
 
+@pytest.mark.slow
 def test_run_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "folder" / "result.json"
     result = run_all(SMALL, range(2), [2, 4], path)

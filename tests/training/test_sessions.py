@@ -49,6 +49,7 @@ def test_losses_equal_edited_workspaces(model):
     )
 
 
+@pytest.mark.slow
 def test_gradients_against_refits(model):
     session = nextstat.create_profiled_session(model, "signal")
     step = 1e-3

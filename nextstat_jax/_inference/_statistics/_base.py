@@ -77,7 +77,7 @@ def one_sided(gap: Array, best: Array, tested: Array, zero_above: Any, zero_belo
     # Where both fits end on the same value the statistic is 0, not what rounding makes of it.
     zero = (zero_above & (best >= tested)) | (zero_below & (best <= tested))
     # A NaN stays one: a statistic of 0 would read as perfect agreement.
-    return jnp.where(zero | (gap <= 0), 0.0, 2.0 * gap)
+    return jnp.where((zero | (gap <= 0)) & ~jnp.isnan(gap), 0.0, 2.0 * gap)
 
 
 def p_values(t: Array, root_asimov: Array) -> tuple[Array, Array, Array]:
