@@ -31,7 +31,7 @@ QUIET = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 }
-DEFAULT = settings(max_examples=50, derandomize=True, **QUIET)
+DEFAULT = settings(max_examples=25, derandomize=True, **QUIET)
 FEW = settings(max_examples=15, derandomize=True, **QUIET)
 SLOW = settings(max_examples=300, **QUIET)
 

@@ -66,6 +66,7 @@ def test_a_fit_that_fails_is_kept(monkeypatch):
     assert f"{12 - even.sum()} of 12: not converged" in toys.to_dict()["status"]
 
 
+@pytest.mark.slow
 def test_an_unconditional_fit_that_missed_the_minimum_is_made_again(monkeypatch):
     """The quick fit claims convergence far from the minimum; the conditional one gives it away."""
     quick = _fits.quick_fit

@@ -38,9 +38,7 @@ def test_every_quantity(model, toys):
     assert "u[0] uncertainty" in toys.to_dataframe()
 
 
-@pytest.mark.parametrize(
-    ("test_stat", "mu_test"), mostly_slow([("qtilde", 0.8), ("q", 0.8), ("q0", None)], ("q0", None))
-)
+@pytest.mark.parametrize(("test_stat", "mu_test"), mostly_slow([("qtilde", 0.8), ("q", 0.8), ("q0", None)]))
 def test_statistics_are_those_of_single_fits(model, test_stat, mu_test):
     toys = fit_small(model, 12, mu=0.3, test_stat=test_stat, mu_test=mu_test, seed=2)
     single = {
