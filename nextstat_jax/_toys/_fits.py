@@ -21,7 +21,7 @@ from .._inference._points import Points, response
 from .._inference._profile import Conditional
 from .._inference._rows import Facts
 from .._inference._search import judged, margin
-from .._inference._settle import pins_of
+from .._inference._settle import pins_of, with_kinks
 from .._inference._statistics import STATISTICS
 from .._likelihood._protocol import Likelihood
 from .._minimize import _status
@@ -232,7 +232,7 @@ def _record(likelihood: Likelihood, source: Source, plan: Plan, fitted: Fitted) 
 def _widths(likelihood: Likelihood, source: Source, plan: Plan, data: Array, minimum: Minimum, *, every: bool) -> Array:
     """Uncertainties of all parameters or of the one of interest, as ``FitResult`` defines them."""
     held = _held(likelihood, source, plan)
-    hessian = likelihood.hessian(minimum.y, data, likelihood.softened(minimum.multipliers))
+    hessian = with_kinks(likelihood.hessian(minimum.y, data, likelihood.softened(minimum.multipliers)), minimum)
     unit = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
     columns = unit if every else unit[:, source.poi][:, None]
 
