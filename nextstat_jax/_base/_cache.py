@@ -83,11 +83,15 @@ def describe(tree: Any) -> str:
     return f"{name}({', '.join(f'{f.name}={describe(getattr(tree, f.name))}' for f in fields(tree))})"
 
 
-def name_of(function: Any, args: Any, options: Any) -> str | None:
-    """The name under which a program is kept, or None: of the package's sources, of the function and of its arguments.
+def file_of(function: Any, args: Any, options: Any) -> Path | None:
+    """The file in which a program is kept, or None.
 
-    A method belongs to an object that follows from the arguments.
+    Its name follows from the package's sources, the function and the form of its arguments. A method belongs to an
+    object that follows from the arguments.
     """
+    folder = folder_of_programs()
+    if folder is None:
+        return None
     try:
         form = describe(args)
     except UnnamedError:
@@ -101,15 +105,11 @@ def name_of(function: Any, args: Any, options: Any) -> str | None:
         form,
         repr((settings, device.device_kind, options)),
     )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return folder / (hashlib.sha256("\n".join(parts).encode()).hexdigest() + ".program")
 
 
-def load(name: str, args: Any) -> Any:
+def load(path: Path, args: Any) -> Any:
     """A program that was kept, or None."""
-    folder = folder_of_programs()
-    if folder is None:
-        return None
-    path = folder / f"{name}.program"
     try:
         payload, places = pickle.loads(path.read_bytes())
         _initialize_lapack()
@@ -122,28 +122,23 @@ def load(name: str, args: Any) -> Any:
     return program
 
 
-def keep(name: str, program: Any) -> None:
+def keep(path: Path, program: Any) -> None:
     """Keeps a program; where that fails, nothing happens."""
-    folder = folder_of_programs()
-    if folder is None:
-        return
     try:
         payload, _, out_tree = serialize_executable.serialize(program)
         places = jax.tree.unflatten(out_tree, list(range(out_tree.num_leaves)))
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             pickle.dump((payload, places), file)
-        Path(file.name).replace(folder / f"{name}.program")
+        Path(file.name).replace(path)
     # Not every backend can; a disk may be full.
     except Exception:
         return
 
 
-def forget(name: str) -> None:
-    """Removes a program that does not run."""
-    folder = folder_of_programs()
-    if folder is not None:
-        with suppress(OSError):
-            (folder / f"{name}.program").unlink()
+def forget(path: Path) -> None:
+    """Removes a file; another process may have been faster."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _setting(name: str) -> Any:
@@ -174,9 +169,7 @@ def prune(folder: Path, most: int) -> None:
     for stat, path in sorted(found, key=lambda entry: max(entry[0].st_atime, entry[0].st_mtime)):
         if excess <= 0:
             return
-        # Another process may have been faster.
-        with suppress(OSError):
-            path.unlink()
+        forget(path)
         excess -= stat.st_size
 
 

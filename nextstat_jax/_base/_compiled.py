@@ -61,20 +61,20 @@ class Compiled:
         program = self._programs.get(place)
         if program is not None:
             return program(*args)
-        name = _cache.name_of(self._function, args, (_QUICK, repr(place))) if self._kept else None
-        program = None if name is None else _cache.load(name, args)
-        if name is not None and program is not None:
+        file = _cache.file_of(self._function, args, (_QUICK, repr(place))) if self._kept else None
+        program = None if file is None else _cache.load(file, args)
+        if file is not None and program is not None:
             try:
                 result = program(*args)
             # Whatever a program from disk may do; it is made again.
             except Exception:
-                _cache.forget(name)
+                _cache.forget(file)
             else:
                 self._programs[place] = program
                 return result
         program = jax.jit(self._function, compiler_options=quick_options()).lower(*args).compile()
-        if name is not None:
-            _cache.keep(name, program)
+        if file is not None:
+            _cache.keep(file, program)
         self._programs[place] = program
         return program(*args)
 
