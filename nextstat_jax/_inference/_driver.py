@@ -22,7 +22,7 @@ from jax.core import Tracer
 
 from .._base._compiled import Packed, packed_while
 from .._likelihood._protocol import Likelihood
-from ._host import fit_on_host, on_host
+from ._host import answer_on_host, fit_on_host, on_host
 from ._near import near_rows
 from ._points import blank_rows
 from ._question import Course, Question, advanced, begins_near, initial, wanted_of
@@ -40,11 +40,11 @@ def ask(question: Question, facts: Facts, start: Any = None) -> Any:
     start = facts.likelihood.init if start is None else start
     told = question, facts, start
     if all_concrete(told):
-        return on_host(*told)[-1]
-    still = jax.tree.map(stopped, told)
-    if not all_concrete(still):
-        return _answered(question, facts, traced(*still))
-    asker, course, spread, _ = on_host(*still)
+        return answer_on_host(*told)
+    calm, known, begin = jax.tree.map(stopped, told)
+    if not all_concrete((calm, known, begin)):
+        return _answered(question, facts, traced(calm, known, begin))
+    asker, course, spread, _ = on_host(calm, known, begin, known.likelihood.frozen)
     told = asker.course.unpack(Packed(*map(np.asarray, course)))
     return _answered(question, facts, told._replace(spread=spread))
 

@@ -124,7 +124,7 @@ class Saturated(Alone):
         measured = likelihood.constraints(facts.data)[1] > 0
         free = ~measured & ~(likelihood.frozen > 0)
         # The data are counts and one auxiliary datum for each constraint.
-        ndof = len(facts.data) - measured.sum() - free.sum()
+        ndof = likelihood.n_data(facts.data) - measured.sum() - free.sum()
         some = ndof > 0
         half = 0.5 * jnp.where(some, ndof, 1).astype(statistic.dtype)
         p_value = jnp.where(some, gammaincc(half, 0.5 * statistic), jnp.nan)

@@ -14,10 +14,12 @@ import numpy as np
 from jax import Array
 
 from .._base._compiled import Compiled, Layout, Packed
+from .._likelihood._common import Level, Parcel
 from .._minimize import _status
 from ._near import near_rows
 from ._question import Question, advanced, begins_near, initial, wanted_of
 from ._rows import Extra, Facts, First, Look, Rows, first_of, found_layout, make_rows
+from ._search import no_fit
 from ._statistics import STATISTICS
 
 # Fits of one call of the compiled function; it makes those that are wanted. XLA hands parts of a program to other
@@ -66,22 +68,32 @@ def _one(count: int, start: Any, frozen: Any, head: Any) -> Task:
 
 
 class _Made(NamedTuple):
-    """What came of a task: the fits, packed, and what is known of the first of them beside that."""
+    """What came of a task.
+
+    Attributes:
+        found: The fits, packed.
+        extra: What the next step needs of the first of them, packed.
+        first: What else is known of that one but its covariance; in common form packed.
+        spread: Its covariance, or None.
+    """
 
     found: Packed
     extra: Packed
     first: Any
+    spread: Any
 
 
 class _Maker:
     """The compiled function that makes fits of likelihoods of one form, and how its arguments are packed."""
 
     def __init__(self, likelihood: Any, data: Any) -> None:
+        shared, likelihood = isinstance(likelihood, Parcel), _opened(likelihood)
         n, dtype = likelihood.init.shape[0], np.dtype(likelihood.init.dtype)
         self.found = found_layout(Facts(likelihood, None, data))
         width = sum(int(np.prod(shape)) for shape, kind in self.found.leaves if kind.kind == "f")
         self.capacity = _FEWER if _FEWER * width * dtype.itemsize <= _SMALL_BYTES else _CAPACITY
         self.extra = Layout.of(Extra(np.zeros((), dtype), np.zeros((2, n), dtype)))
+        self.first = _first_layout(likelihood, data) if shared else None
         self.make = Compiled(self._make)
         nothing = jax.tree.unflatten(self.found.treedef, [np.zeros(*leaf) for leaf in self.found.leaves])
         minimum = nothing.minimum._replace(value=np.inf, status=_status.RUNNING)
@@ -90,12 +102,14 @@ class _Maker:
         self.blank = Packed(*(np.broadcast_to(x, (self.capacity, *x.shape)) for x in nothing))
         self._last: tuple[Any, ...] = (None,)
 
-    def _make(self, likelihood: Any, data: Array, asimov: Array, task: Task) -> tuple[Packed, Packed, First]:
+    def _make(self, likelihood: Any, data: Array, asimov: Array, task: Task) -> _Made:
         poi, rows, look = _unpacked(task)
-        found, first = make_rows(likelihood, poi, (data, asimov), rows, look)
+        found, first = make_rows(likelihood.opened(), poi, (data, asimov), rows, look)
         extra = self.extra.pack(Extra(first.constant, first.columns))
-        # The arrays of a fit's result come out one by one: to take them apart later would take longer.
-        return found, extra, first
+        rest = first._replace(spread=None)
+        # The arrays of a fit's result come out one by one: to take them apart later would take longer. Those in common
+        # form have to be taken apart.
+        return _Made(found, extra, rest if self.first is None else self.first.pack(rest), first.spread)
 
     def one_fit(self, start: Any, frozen: Any, poi: int, *, full: bool) -> Task:
         """The task of one fit. The last one is kept: fits to many data sets begin alike."""
@@ -104,7 +118,7 @@ class _Maker:
         if key == last[0]:
             return last[1]
         task = _one(self.capacity, np.asarray(start), np.asarray(frozen), (poi, False, -1, -1, full))
-        if isinstance(start, Array) and isinstance(frozen, Array):
+        if all(isinstance(x, Array) or not x.flags.writeable for x in (start, frozen)):
             # The arrays, which nobody can change, stay alive with it, so that nothing else gets their identity.
             task = jax.device_put(task)
             self._last = key, task, start, frozen
@@ -115,6 +129,7 @@ class _Asker:
     """The compiled function that goes on with a question of one form."""
 
     def __init__(self, question: Any, facts: Any, maker: _Maker) -> None:
+        facts = facts._replace(likelihood=_opened(facts.likelihood))
         shapes = jax.eval_shape(initial, question, facts, facts.likelihood.init)
         self.maker, self.course = maker, Layout.of(shapes._replace(spread=None))
         rows, _, _ = jax.eval_shape(lambda q, f, c: wanted_of(q, f, c, maker.capacity), question, facts, shapes)
@@ -130,12 +145,12 @@ class _Asker:
         self._blank = self.course.packed(blank)
         self._lead = self.course.place(blank._replace(lead=np.ones_like(blank.lead)), blank, 0)
 
-    def begin(self, question: Question, facts: Facts, start: Any) -> tuple[Packed, Task]:
+    def begin(self, question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[Packed, Task]:
         """The course before anything is known, and the first fit to make."""
         course = Packed(self._blank.floats.copy(), self._blank.integers)
         course.floats[self._lead : self._lead + len(start)] = start
         head = facts.poi, not question.needs_free, *question.columns(facts), question.full
-        return course, _one(self.n_rows, start, np.asarray(facts.likelihood.frozen), head)
+        return course, _one(self.n_rows, start, frozen, head)
 
     def _go_on(
         self, likelihood: Any, question: Any, data: Array, course: Packed, task: Task, made: _Made, spread: Any
@@ -144,10 +159,10 @@ class _Asker:
 
         The answer means something once nothing is left to do: a program of its own would take longer to call.
         """
-        facts = Facts(likelihood, task.head[0], data)
+        facts = Facts(likelihood.opened(), task.head[0], data)
         before = self.course.unpack(course)._replace(spread=spread)
         found = self.maker.found.unpack(made.found)
-        first = first_of(found, self.maker.extra.unpack(made.extra))._replace(spread=made.first)
+        first = first_of(found, self.maker.extra.unpack(made.extra))._replace(spread=made.spread)
         after = advanced(question, facts, before, found, first)
         rows, asimov, look = wanted_of(question, facts, after, self.maker.capacity)
         told = _packed(facts.poi, rows, look)
@@ -158,7 +173,12 @@ class _Asker:
         """Many fits that begin near their minima."""
         poi, rows, _ = _unpacked(task)
         minimum = self.course.unpack(course).first.found.minimum
-        return jax.vmap(self.maker.found.pack)(near_rows(likelihood, poi, data, rows, minimum))
+        return jax.vmap(self.maker.found.pack)(near_rows(likelihood.opened(), poi, data, rows, minimum))
+
+
+def _opened(likelihood: Any) -> Any:
+    """The form of a likelihood as a compiled function sees it."""
+    return jax.eval_shape(lambda k: k.opened(), likelihood)
 
 
 def _ours(statistic: Any) -> bool:
@@ -182,7 +202,18 @@ def _asker_of(treedef: Any, leaves: Any) -> _Asker:
     return _Asker(question, Facts(likelihood, poi, data), _maker_of(*_form(likelihood, data)))
 
 
-def on_host(question: Question, facts: Facts, start: Any) -> tuple[_Asker, Packed, Any, Any]:
+def answer_on_host(question: Question, facts: Facts, start: Any) -> Any:
+    """The answer to a question, without derivatives; of small likelihoods all of one size share the programs."""
+    common = facts.likelihood.common
+    if common is None:
+        return on_host(question, facts, start, facts.likelihood.frozen)[-1]
+    data = common.observed if facts.data is facts.likelihood.observed else common.data(facts.data)
+    theirs = facts._replace(likelihood=common.parcel, data=data)
+    answer = on_host(question.widened(common), theirs, common.params(start), common.frozen)[-1]
+    return question.narrowed(common, answer)
+
+
+def on_host(question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[_Asker, Packed, Any, Any]:
     """The loop on the host, around the one compiled function.
 
     Returns:
@@ -191,29 +222,72 @@ def on_host(question: Question, facts: Facts, start: Any) -> tuple[_Asker, Packe
     """
     likelihood, poi, data = facts
     asker = _asker_of(*_form(question, likelihood, poi, data))
-    course, task = asker.begin(question, facts, np.asarray(start))
+    course, task = asker.begin(question, facts, np.asarray(start), np.asarray(frozen))
     asimov, done, answer, made, spread = data, False, None, None, None
     while not done:
         if asker.near and made is not None and not np.asarray(task.flags)[0, -2]:
             made = made._replace(found=asker.make_near(likelihood, data, course, task))
         elif asker.calls == 1:
-            made = _Made(*asker.maker.make(likelihood, data, asimov, task))
+            made = asker.maker.make(likelihood, data, asimov, task)
         else:
             made = _in_calls(asker.maker, likelihood, data, asimov, task)
-        new = made.first.spread if question.full else None
+        new = made.spread if question.full else None
         spread = new if spread is None else spread
         course, task, asimov, over, answer, spread = asker.go_on(
-            likelihood, question, data, course, task, made._replace(first=new), spread
+            likelihood, question, data, course, task, made._replace(first=None, spread=new), spread
         )
         done = bool(over)
     return asker, course, spread, answer
 
 
 def fit_on_host(likelihood: Any, data: Any, start: Any, poi: int, *, full: bool) -> First:
-    """One unconditional fit, and its covariance if ``full``."""
+    """One unconditional fit, and its covariance if ``full``; of small likelihoods all of one size share the program."""
+    common, frozen = likelihood.common, likelihood.frozen
+    if common is not None:
+        start = common.init if start is likelihood.init else common.params(start)
+        data = common.observed if data is likelihood.observed else common.data(data)
+        likelihood, frozen = common.parcel, common.frozen
     maker = _maker_of(*_form(likelihood, data))
-    task = maker.one_fit(start, likelihood.frozen, poi, full=full)
-    return maker.make(likelihood, data, data, task)[2]
+    task = maker.one_fit(start, frozen, poi, full=full)
+    made = maker.make(likelihood, data, data, task)
+    if common is None:
+        return made.first._replace(spread=made.spread)
+    return _narrower(maker.first, common.n_params, common.n_bins, common.level)(made.first, made.spread)
+
+
+@lru_cache(maxsize=4 * _MODELS)
+def _narrower(layout: Layout, n_params: int, n_bins: int, level: Level) -> Compiled:
+    """Makes the first of the fits in common form one of the likelihood itself."""
+
+    def by_param(x: Any, axes: int = 1) -> Any:
+        return None if x is None else x[(..., *(slice(n_params),) * axes)]
+
+    def by_bin(x: Array) -> Array:
+        return x.reshape(-1, level.bins)[:, :n_bins].reshape(-1)
+
+    def narrowed(packed: Packed, spread: Array) -> First:
+        first = layout.unpack(packed)
+        minimum = first.found.minimum
+        minimum = minimum._replace(
+            y=by_param(minimum.y), gradient=by_param(minimum.gradient), kinked=by_param(minimum.kinked),
+            multipliers=by_bin(minimum.multipliers), aux=by_bin(minimum.aux),
+        )  # fmt: skip
+        return first._replace(
+            found=first.found._replace(minimum=minimum), held=by_param(first.held), on_bound=by_param(first.on_bound),
+            columns=by_param(first.columns), spread=by_param(spread, 2),
+        )  # fmt: skip
+
+    return Compiled(narrowed, kept=False)
+
+
+def _first_layout(likelihood: Any, data: Any) -> Layout:
+    """How the first of the fits is packed."""
+
+    def of(likelihood: Any, data: Any) -> First:
+        start, held = likelihood.init, likelihood.frozen > 0
+        return First(no_fit(likelihood, data), data[0], data[0], held, held, jnp.stack([start, start]))
+
+    return Layout.of(jax.eval_shape(of, likelihood, data))
 
 
 def _in_calls(maker: _Maker, likelihood: Any, data: Any, asimov: Any, task: Task) -> _Made:
@@ -229,7 +303,7 @@ def _in_calls(maker: _Maker, likelihood: Any, data: Any, asimov: Any, task: Task
             parts.append(maker.blank)
             continue
         told = Task(starts[part], flags[part], later if begin else head)
-        made = _Made(*maker.make(likelihood, data, asimov, told))
+        made = maker.make(likelihood, data, asimov, told)
         firsts.append(made)
         parts.append(made.found)
     return firsts[0]._replace(found=Packed(*map(np.concatenate, zip(*parts, strict=True))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ from .._base._doors import concrete, no_type_check, one_of
 from .._base._errors import FitError
 from .._base._numerics import lightly, standard_deviation
 from .._base._tables import plain
+from .._likelihood._common import Common
 from .._minimize import _status
 from .._model._base import Model, Subject, check_start, subject
 from ._driver import ask
@@ -247,6 +249,19 @@ class _Ranking(Question):
         mu = best.params[poi], defined(standard_deviation(best.spread[poi, poi]), facts.likelihood.frozen[poi] > 0)
         return pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, course.above
 
+    def widened(self, common: Common) -> _Ranking:
+        """As many nuisance parameters as there can be: those that are added cannot move."""
+        still = np.flatnonzero(np.asarray(common.frozen) > 0)
+        missing = common.level.params - 1 - len(self.nuisances)
+        return replace(self, nuisances=index_array(*map(int, (*self.nuisances, *np.resize(still, missing)))))
+
+    def narrowed(self, common: Common, answer: Any) -> Any:
+        """Without what was added."""
+        *columns, mu_hat, mu_uncertainty, status, above = answer
+        mine = slice(len(self.nuisances))
+        *columns, status = jax.device_put([np.asarray(x)[mine] for x in (*columns, status)])
+        return *columns, mu_hat, mu_uncertainty, status, above
+
 
 @question
 class Linear(_Ranking, Alone):
@@ -382,6 +397,10 @@ class Grouped(Alone):
         explained = jax.vmap(lambda mask: _explained(spread, poi, mask))(jnp.asarray(self.masks))
         statistical = standard_deviation(total - explained[-1])
         return standard_deviation(explained[:-1]), statistical, standard_deviation(total), minimum.status
+
+    def widened(self, common: Common) -> Grouped:
+        """What is added belongs to no group."""
+        return replace(self, masks=common.params(self.masks))
 
 
 def _explained(spread: Array, poi: Array, mask: Array) -> Array:

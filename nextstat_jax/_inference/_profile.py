@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from .._base._doors import as_vector, concrete, no_type_check, scalar
 from .._base._numerics import safe_sqrt
+from .._likelihood._common import Common
 from .._minimize import _status
 from .._model._base import Model, Subject, check_start, subject
 from ._driver import ask
@@ -171,6 +172,10 @@ class Conditional(Points):
         constant = known(constant_of, course.first.constant, facts.likelihood, facts.data)
         nll = row.value[0] + constant
         return row.params[0], nll, minimum.status[0], minimum.num_steps[0], minimum.edm[0], course.above
+
+    def narrowed(self, common: Common, answer: Any) -> Any:
+        """The best fit is one over parameters."""
+        return common.narrowed(answer[0]), *answer[1:]
 
 
 def statistic_test(

@@ -12,6 +12,7 @@ from jax import Array
 
 from .._base._compiled import choose
 from .._base._doors import pytree
+from .._likelihood._common import Common
 from .._minimize import _status
 from ._result import static
 from ._rows import Facts, First, Look, Rows
@@ -71,6 +72,16 @@ class Question:
     @abstractmethod
     def answer(self, facts: Facts, course: Course) -> Any:
         """A tree of arrays: what follows from all fits, settled, so that it has its derivatives."""
+
+    def widened(self, common: Common) -> Question:
+        """The question to a likelihood in common form: arrays over parameters are as long as there."""
+        del common
+        return self
+
+    def narrowed(self, common: Common, answer: Any) -> Any:
+        """The answer about the likelihood itself, from the one in common form."""
+        del common
+        return answer
 
 
 Q = TypeVar("Q", bound=type)

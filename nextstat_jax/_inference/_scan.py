@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from .._base._doors import as_array, concrete, no_type_check
 from .._base._errors import FitError
 from .._base._numerics import lightly
+from .._likelihood._common import Common
 from .._minimize import _status
 from .._model._base import Model, check_start, scanned, subject
 from ._driver import ask
@@ -190,3 +191,8 @@ class Scan(Points):
         nll, status = (rows.value + constant).reshape(shape), found.minimum.status.reshape(shape)
         axes = tuple(map(jnp.asarray, self.axes))
         return axes, nll, rows.params.reshape((*shape, -1)), status, best, *lowest, course.above
+
+    def narrowed(self, common: Common, answer: Any) -> Any:
+        """The best fits are over parameters."""
+        axes, nll, params, *others = answer
+        return axes, nll, common.narrowed(params), *others

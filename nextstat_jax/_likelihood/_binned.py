@@ -1,97 +1,32 @@
-"""The HistFactory likelihood as the driver sees it."""
+"""The HistFactory likelihood of a workspace."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import jax.numpy as jnp
-import numpy as np
-from jax import Array
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from .._base._doors import pytree
-from . import _derivatives, _throw
-from ._constraints import constraint_centers, constraint_widths
-from ._counts import Walls, bare, make_walls, settled_walls, soft_walls, tighten
-from ._histfactory import Arrays, expected, expected_aux, saturated
-from ._protocol import Attempts, Evaluation, Likelihood
-from ._starts import attempts
+from ._common import Common, common_form
+from ._methods import Binned
+from ._structure import Structure
 
 
 @pytree
 @dataclass(frozen=True)
-class HistFactory(Arrays, Likelihood):
-    """A binned likelihood with its written-out derivatives."""
+class HistFactory(Binned):
+    """A binned likelihood with static index tables: they are part of the programs that are compiled for it.
+
+    Attributes:
+        structure: The index tables.
+    """
+
+    structure: Structure = field(metadata={"static": True})
 
     @property
-    def kinks(self) -> np.ndarray | None:
-        """Of the linear histosys and the exponential normsys codes."""
-        return self.structure.derived.kinks
+    def common(self) -> Common | None:
+        """See ``Likelihood``."""
+        return self._common
 
-    def deviance(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
-        """See ``Likelihood``; the other methods likewise."""
-        return _derivatives.fast_deviance(self, params, data, barrier)
-
-    def gradient(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
-        """Written out from the structure."""
-        return _derivatives.gradient(self, params, data, barrier)
-
-    def hessian(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
-        """Written out from the structure."""
-        return _derivatives.hessian(self, params, data, barrier)
-
-    def evaluate(self, params: Array, data: Array, barrier: Walls) -> Evaluation:
-        """The expected rates of the bins are what ``tighten`` needs."""
-        return Evaluation(*_derivatives.evaluate(self, params, data, barrier))
-
-    def curvatures(self, params: Array, data: Array, barrier: Walls) -> tuple[Array, Array]:
-        """The stand-in is Gauss and Newton's matrix."""
-        return _derivatives.curvatures(self, params, data, barrier)
-
-    def barrier(self, multipliers: Array | None = None) -> Walls:
-        """Walls at rate 0 for the bins without counts, and floors for the others."""
-        walls = make_walls(self.scale)
-        return walls if multipliers is None else walls._replace(multipliers=multipliers)
-
-    def settled(self, multipliers: Array) -> Walls:
-        """The walls at a minimum."""
-        return settled_walls(self.scale, multipliers)
-
-    def softened(self, multipliers: Array) -> Walls:
-        """The walls at a minimum, for its uncertainties."""
-        return soft_walls(self.scale, multipliers)
-
-    def tighten(self, barrier: Walls, aux: Array, data: Array) -> tuple[Array, Array]:
-        """From the expected rates."""
-        return tighten(barrier, aux, data)
-
-    def bare(self, value: Array, barrier: Walls, aux: Array, data: Array) -> Array:
-        """Without the walls."""
-        return bare(barrier, value, aux, data)
-
-    def constant(self, data: Array) -> Array:
-        """NLL of a model that predicts the data exactly."""
-        return saturated(self, data)
-
-    def attempts(self, data: Array, poi: Array) -> Attempts:
-        """By how far the variations bend."""
-        return attempts(self, data, poi)
-
-    def trust(self, params: Array) -> None:
-        """Everywhere."""
-        del params
-
-    def constraints(self, data: Array) -> tuple[Array, Array]:
-        """Those of normal and of Poisson constraints."""
-        return constraint_centers(self, data), constraint_widths(self)
-
-    def expected(self, params: Array) -> Array:
-        """Main and auxiliary data."""
-        return expected(self, params)
-
-    def expected_at(self, params: Array, aux: Array) -> Array:
-        """Main data are the expected rates of the bins."""
-        return jnp.concatenate([aux, expected_aux(self, params)])
-
-    def throw(self, params: Array, key: Array) -> Array:
-        """Main and auxiliary data fluctuate."""
-        return _throw.throw(self, params, key)
+    @cached_property
+    def _common(self) -> Common | None:
+        return common_form(self, self.structure)

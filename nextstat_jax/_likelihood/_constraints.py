@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ._histfactory import Arrays
+from ._segments import pick
 
 
 def constraint_widths(likelihood: Arrays) -> Array:
@@ -23,5 +24,5 @@ def constraint_centers(likelihood: Arrays, data: Array) -> Array:
     """Value of each parameter that its auxiliary datum prefers, shape (n_params,); 0 for those without a constraint."""
     s = likelihood.structure
     aux = data[s.n_bins :]
-    centers = jnp.zeros_like(likelihood.init).at[s.normal_params].set(aux[s.normal_aux])
-    return centers.at[s.poisson_params].set(aux[s.poisson_aux] / likelihood.tau)
+    centers = jnp.zeros_like(likelihood.init).at[s.normal_params].set(pick(aux, s.normal_aux))
+    return centers.at[s.poisson_params].set(pick(aux, s.poisson_aux) / likelihood.tau)

@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 from ._counts import Walls, main_deviance, poisson_deviance, slope_and_curvature
 from ._histfactory import Arrays, deviance, tiny
 from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, has_kink, shift_basis
-from ._segments import product, scatter_product, scatter_sum, take
+from ._segments import pick, product, scatter_product, scatter_sum, take
 
 
 class _Pieces(NamedTuple):
@@ -51,14 +51,14 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
     rows = product(_pick(padded, s.row_factors))
     first = second = jnp.zeros(s.entry_params.shape, params.dtype)
     if s.n_entries:
-        alpha = _pick(padded, np.where(s.entry_params == s.n_params, s.n_params + 1, s.entry_params))
+        alpha = _pick(padded, d.entry_alphas)
         pieces = factor(s.normsys, alpha, likelihood.factors)
         first, second = factor_derivatives(s.normsys, alpha, likelihood.factors, small)
         chunks = product(away_from_zero(pieces.polynomial, small)) * jnp.exp(pieces.exponent.sum(0))
         rows = scatter_product(rows, chunks, s.chunk_rows)
     scale = _pick(rows, s.cell_rows) * product(_pick(padded, s.cell_factors))
 
-    basis = shift_basis(s.histosys, params[s.shift_params])
+    basis = shift_basis(s.histosys, pick(params, s.shift_params))
     height = likelihood.nominal
     if s.n_shifts:
         weights = jnp.concatenate([basis.p, basis.q])
@@ -80,7 +80,7 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
     return _Pieces(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
 
 
-def _pick(x: Array, index: np.ndarray) -> Array:
+def _pick(x: Array, index: Any) -> Array:
     return x.at[index].get(mode="promise_in_bounds")
 
 
@@ -109,11 +109,11 @@ def _constraint_gradient(likelihood: Arrays, p: _Pieces, data: Array) -> tuple[A
     aux = data[s.n_bins :]
     precision = 1.0 / (likelihood.widths * likelihood.widths)
     weight = take(precision, d.normal_of_param, 0.0)
-    gradient = (p.params - take(aux[s.normal_aux], d.normal_of_param, 0.0)) * weight
+    gradient = (p.params - take(pick(aux, s.normal_aux), d.normal_of_param, 0.0)) * weight
     if len(s.poisson_params) == 0:
         return gradient, weight
     tau = take(likelihood.tau, d.poisson_of_param, 0.0)
-    pull = take(aux[s.poisson_aux], d.poisson_of_param, 0.0) * p.inverse
+    pull = take(pick(aux, s.poisson_aux), d.poisson_of_param, 0.0) * p.inverse
     return gradient + tau - pull, weight + pull * p.inverse
 
 
@@ -121,8 +121,8 @@ def _value(likelihood: Arrays, p: _Pieces, data: Array, walls: Walls | None) -> 
     s = likelihood.structure
     aux = data[s.n_bins :]
     main = main_deviance(data[: s.n_bins], p.bins, walls)
-    pull = (aux[s.normal_aux] - p.params[s.normal_params]) / likelihood.widths
-    gammas = poisson_deviance(aux[s.poisson_aux], likelihood.tau * p.params[s.poisson_params])
+    pull = (pick(aux, s.normal_aux) - pick(p.params, s.normal_params)) / likelihood.widths
+    gammas = poisson_deviance(pick(aux, s.poisson_aux), likelihood.tau * pick(p.params, s.poisson_params))
     return jnp.concatenate([main, 0.5 * pull * pull, gammas]).sum()
 
 
@@ -234,26 +234,27 @@ def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
         shift_rows = by_shift[s.n_bins + n_gammas :]
     jacobian, mixed = by_owner[: s.n_bins], by_owner[s.n_bins :]
     if n_gammas:
-        pairs = d.pair_cells(p.cells) * p.inverse[d.pair_params]
-        jacobian = jacobian.at[d.pair_bins, d.pair_params].add(pairs, unique_indices=True)
+        pairs = d.pair_cells(p.cells) * pick(p.inverse, d.pair_params)
+        unique = isinstance(d.pair_bins, np.ndarray)
+        jacobian = jacobian.at[d.pair_bins, d.pair_params].add(pairs, unique_indices=unique)
 
     squares = jacobian.T @ (p.curvature[:, None] * jacobian) + jnp.diag(curvature)
     all_log_rows = _columns(log_rows, d.row_param_of_param)
     half = _columns((0.5 * sums.rows[:, None] * all_log_rows + shift_rows).T @ log_rows, d.row_param_of_param)
     if n_gammas:
-        mixed = mixed * p.inverse[d.gammas][:, None]
+        mixed = mixed * pick(p.inverse, d.gammas)[:, None]
         mixed = jnp.concatenate([mixed, jnp.zeros((1, n), mixed.dtype)])
         half = half + mixed[d.gamma_of_param]
         if len(d.double):
             cell, one, other = d.double.T
-            values = 0.5 * sums.cells[cell] * p.inverse[one] * p.inverse[other]
+            values = 0.5 * sums.cells[cell] * pick(p.inverse, one) * pick(p.inverse, other)
             half = half.at[one, other].add(values)
     # The products above put u * u on the diagonal, where a factor's own second derivative belongs.
     diagonal = _second_derivatives(likelihood, p, sums) + 2.0 * (all_log_rows * shift_rows).sum(0)
     return squares + jnp.where(jnp.eye(n, dtype=bool), diagonal, half + half.T), squares
 
 
-def _columns(x: Array, index: np.ndarray) -> Array:
+def _columns(x: Array, index: Any) -> Array:
     """Columns of ``x`` in the order of ``index``, zero where it points beyond them."""
     return jnp.concatenate([x, jnp.zeros((x.shape[0], 1), x.dtype)], axis=1)[:, index]
 

@@ -10,8 +10,8 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +21,18 @@ from jax.scipy.special import gammaln
 from .._base._doors import pytree
 from ._counts import Walls, main_deviance, poisson_deviance
 from ._interpolation import factor, shift_basis
-from ._segments import product, take
-from ._structure import Structure
+from ._segments import pick, product, take
+
+
+class Indexed:
+    """What has index tables: a ``Structure``, which is static, or a ``CommonStructure`` of arrays."""
+
+    structure: Any
 
 
 @pytree
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Indexed):
     """The arrays of a binned likelihood. All leaves are floating point, so that gradients have the same form.
 
     Attributes:
@@ -45,7 +50,6 @@ class Arrays:
         frozen: 1 where a parameter cannot move, else 0, shape (n_params,).
         scale: Roughly the yields of each bin at the initial parameters, positive, shape (n_bins,): the unit in which a
             rate is near 0.
-        structure: The static index tables.
     """
 
     nominal: Array
@@ -60,7 +64,6 @@ class Arrays:
     upper: Array
     frozen: Array
     scale: Array
-    structure: Structure = field(metadata={"static": True})
 
     @property
     def dtype(self) -> np.dtype:
@@ -101,7 +104,7 @@ def shift(likelihood: Arrays, params: Array) -> Array:
     s = likelihood.structure
     if s.n_shifts == 0:
         return jnp.zeros_like(likelihood.nominal)
-    basis = shift_basis(s.histosys, params[s.shift_params])
+    basis = shift_basis(s.histosys, pick(params, s.shift_params))
     weights = jnp.concatenate([basis.p, basis.q])
     return weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
 
@@ -118,7 +121,7 @@ def row_factors(likelihood: Arrays, params: Array) -> Array:
     return direct * polynomial * jnp.exp(exponent)
 
 
-def cell_factors(s: Structure, params: Array) -> Array:
+def cell_factors(s: Any, params: Array) -> Array:
     """What multiplies each cell: the gammas, shape (n_cells,)."""
     return product(take(params, s.cell_factors, 1.0))
 
@@ -127,8 +130,8 @@ def expected_aux(likelihood: Arrays, params: Array) -> Array:
     """Expected auxiliary data in pyhf's order, shape (n_aux,)."""
     s = likelihood.structure
     result = jnp.zeros((s.n_aux,), params.dtype)
-    result = result.at[s.normal_aux].set(params[s.normal_params])
-    return result.at[s.poisson_aux].set(params[s.poisson_params] * likelihood.tau)
+    result = result.at[s.normal_aux].set(pick(params, s.normal_params))
+    return result.at[s.poisson_aux].set(pick(params, s.poisson_params) * likelihood.tau)
 
 
 def expected(likelihood: Arrays, params: Array) -> Array:
@@ -156,8 +159,8 @@ def deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
     s = likelihood.structure
     aux = data[s.n_bins :]
     main = main_deviance(data[: s.n_bins], rates(likelihood, params).bins, walls).sum()
-    pull = (aux[s.normal_aux] - params[s.normal_params]) / likelihood.widths
-    gammas = poisson_deviance(aux[s.poisson_aux], likelihood.tau * params[s.poisson_params])
+    pull = (pick(aux, s.normal_aux) - pick(params, s.normal_params)) / likelihood.widths
+    gammas = poisson_deviance(pick(aux, s.poisson_aux), likelihood.tau * pick(params, s.poisson_params))
     return main + 0.5 * (pull * pull).sum() + gammas.sum()
 
 
@@ -169,7 +172,7 @@ def saturated(likelihood: Arrays, data: Array) -> Array:
 def add_saturated(value: Array, likelihood: Arrays, data: Array) -> Array:
     """NLL from a deviance: the deviance plus the NLL of a model that predicts the data exactly."""
     s = likelihood.structure
-    counts = jnp.concatenate([data[: s.n_bins], data[s.n_bins :][s.poisson_aux]])
+    counts = jnp.concatenate([data[: s.n_bins], pick(data[s.n_bins :], s.poisson_aux)])
     counts = _after(value, counts)
     some = counts > 0
     safe = jnp.where(some, counts, 1.0)

@@ -74,6 +74,19 @@ class Likelihood(Protocol):
         """Parameters in which the objective has a kink at 0, boolean, shape (n_params,); None where none has."""
         return None
 
+    @property
+    def common(self) -> Any:
+        """The same in a form that it shares with others of about its size (``Common``), or None; on the host."""
+        return None
+
+    def opened(self) -> Any:
+        """The likelihood as a compiled function sees it."""
+        return self
+
+    def n_data(self, data: Array) -> Any:
+        """Number of data, an integer."""
+        return len(data)
+
     @abstractmethod
     def deviance(self, params: Array, data: Array, barrier: Any = None) -> Array:
         """The objective, a scalar; differentiable in everything, to any order."""

@@ -8,6 +8,8 @@ reduced in a second, small step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,29 +49,40 @@ def chunked(groups: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list
     return chunks, owners
 
 
-def take(x: Array, index: np.ndarray, fill: float) -> Array:
+def pick(x: Array, index: Any) -> Array:
+    """``x[index]`` along the first axis; where an index that is not static may lie beyond the end, 0."""
+    return x[index] if isinstance(index, np.ndarray) else take(x, index, 0.0)
+
+
+def take(x: Array, index: Any, fill: float) -> Array:
     """``x[index]`` along the first axis, with ``fill`` where the index lies beyond the end."""
     if x.shape[0] == 0:
         return jnp.full((*index.shape, *x.shape[1:]), fill, x.dtype)
     return x.at[index].get(mode="fill", fill_value=fill)
 
 
+@dataclass(frozen=True)
 class GroupSum:
     """Sum over groups of the first axis of an array.
 
-    Args:
-        groups: For each output, the indices of its members in the input. They are static.
-        n_inputs: Length of the input's first axis.
+    Attributes:
+        n_groups: Number of groups.
+        first: Indices of the members of each chunk in the input, padded beyond its end, shape (longest, n_chunks).
+        second: The same of the chunks of each group; None where each group is one chunk.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], n_inputs: int) -> None:
+    n_groups: int
+    first: Any
+    second: Any = None
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[int]], n_inputs: int) -> GroupSum:
+        """For each output, the indices of its members in an input of the given length."""
         chunks, owners = chunked(groups)
-        self.n_groups = len(groups)
-        self.first = pad(chunks, n_inputs)
-        self.second = None if all(len(owner) <= 1 for owner in owners) else pad(owners, len(chunks))
-        if self.second is None:
+        if all(len(owner) <= 1 for owner in owners):
             # One chunk a group at most: groups without members need their (empty) column back.
-            self.first = pad(groups, n_inputs)
+            return cls(len(groups), pad(groups, n_inputs))
+        return cls(len(groups), pad(chunks, n_inputs), pad(owners, len(chunks)))
 
     def __call__(self, x: Array) -> Array:
         """The sums, shape ``(n_groups, *x.shape[1:])``."""
@@ -87,7 +100,7 @@ def product(x: Array) -> Array:
     return result
 
 
-def scatter_sum(x: Array, owners: np.ndarray, n_groups: int) -> Array:
+def scatter_sum(x: Array, owners: Any, n_groups: int) -> Array:
     """Sums of ``x`` by owner, shape (n_groups, *x.shape[1:]); every owner must be below ``n_groups``.
 
     Unlike a gather, whose producer XLA may fuse and evaluate again for every element it reads, a scatter has each
@@ -96,9 +109,13 @@ def scatter_sum(x: Array, owners: np.ndarray, n_groups: int) -> Array:
     zeros = jnp.zeros((n_groups, *x.shape[1:]), x.dtype)
     if x.shape[0] == 0:
         return zeros
-    return zeros.at[owners].add(x, mode="promise_in_bounds", indices_are_sorted=bool((np.diff(owners) >= 0).all()))
+    return zeros.at[owners].add(x, mode="promise_in_bounds", indices_are_sorted=_ascend(owners))
 
 
-def scatter_product(start: Array, x: Array, owners: np.ndarray) -> Array:
+def scatter_product(start: Array, x: Array, owners: Any) -> Array:
     """``start`` times the product of the ``x`` that belong to each place; not to be differentiated."""
-    return start.at[owners].multiply(x, mode="promise_in_bounds", indices_are_sorted=bool((np.diff(owners) >= 0).all()))
+    return start.at[owners].multiply(x, mode="promise_in_bounds", indices_are_sorted=_ascend(owners))
+
+
+def _ascend(owners: Any) -> bool:
+    return isinstance(owners, np.ndarray) and bool((np.diff(owners) >= 0).all())

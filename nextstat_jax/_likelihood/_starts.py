@@ -9,11 +9,11 @@ The rule, by the number n of parameters:
 
 - every fit that fails is made again from the initial parameters, and from these without a signal;
 - up to 150, if any parameter bends by a quarter or more, these two starts are made in any case;
-- up to 64, the ``64 // n`` (at most four) parameters that bend most are also held at +-0.7, +-1.5, +-3 and +-4.5
-  standard deviations until the others have found their place, and then let go; likewise the parameter of interest where
-  nothing of the signal, as much as the data, and three times as much are expected. An attempt is left out where the
-  constraint alone would lift what it may lead to, a minimum beyond the next smaller of these distances, above the best
-  fit so far.
+- up to 64, the four parameters (two if n > 16, one if n > 32) that bend most are also held at +-0.7, +-1.5, +-3 and
+  +-4.5 standard deviations until the others have found their place, and then let go; likewise the parameter of interest
+  where nothing of the signal, as much as the data, and three times as much are expected. An attempt is left out where
+  the constraint alone would lift what it may lead to, a minimum beyond the next smaller of these distances, above the
+  best fit so far.
 
 The lowest minimum counts, and how far above it the next one lies is part of the result. A conditional fit that ends
 below the unconditional one is a further start for it: that is the driver's rule.
@@ -22,12 +22,11 @@ below the unconditional one is a further start for it: that is the driver's rule
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ._histfactory import Arrays, cell_factors, row_factors
 from ._protocol import Attempts
-from ._segments import scatter_sum
+from ._segments import pick, scatter_sum
 
 TWICE = 150
 HELD = 64
@@ -66,6 +65,11 @@ def plain_starts(init: Array, poi: Array, worth: Array) -> Attempts:
     return Attempts(jnp.stack([init, jnp.where(of_poi, 0.0, init)]), jnp.zeros((2, len(init)), bool), worth)
 
 
+def rounded(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def bends(likelihood: Arrays, data: Array) -> Array:
     """By how much the variations of each parameter bend, shape (n_params,); 0 for parameters that cannot move."""
     s = likelihood.structure
@@ -93,22 +97,20 @@ def bends(likelihood: Arrays, data: Array) -> Array:
 def _lift(likelihood: Arrays, data: Array, yields: Array) -> Array:
     """By how much each row can grow: up to the data where a free factor multiplies it, else 1; shape (n_rows,)."""
     s = likelihood.structure
-    free = np.ones(s.n_params + 1, bool)
-    free[s.normal_params] = free[s.poisson_params] = free[s.n_params] = False
-    grows = free[s.row_factors].any(0) if len(s.row_factors) else np.zeros(s.n_rows, bool)
     counts = scatter_sum(data[: s.n_bins][s.cell_bins], s.cell_rows, s.n_rows)
     own = scatter_sum(yields, s.cell_rows, s.n_rows)
     ratio = jnp.clip(counts / jnp.where(own > 0, own, 1.0), 1.0, _LARGEST)
-    return jnp.where(grows & (own > 0), ratio, 1.0)
+    return jnp.where(s.derived.grows & (own > 0), ratio, 1.0)
 
 
 def _holds(likelihood: Arrays, data: Array, how_much: Array) -> Attempts:
     """The parameters that bend most, held on both sides."""
     s = likelihood.structure
     n = s.n_params
-    chosen = jnp.argsort(-how_much)[: min(_MOST, max(HELD // n, 1), n)]
+    # By the power of two that is not below n, so that likelihoods of about one size can share a program.
+    chosen = jnp.argsort(-how_much)[: min(_MOST, HELD // rounded(n), n)]
     normal = jnp.zeros((n,), how_much.dtype)
-    center = normal.at[s.normal_params].set(data[s.n_bins :][s.normal_aux])
+    center = normal.at[s.normal_params].set(pick(data[s.n_bins :], s.normal_aux))
     width = normal.at[s.normal_params].set(likelihood.widths)
     values, least = (jnp.asarray(x, how_much.dtype)[:, None] for x in (_HOLDS, _FROM))
     unit = jnp.where(width > 0, width, 1.0)[chosen]

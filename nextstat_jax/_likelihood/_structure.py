@@ -109,7 +109,7 @@ class Structure:
         return self.entry_params.size
 
 
-def _members(owners: np.ndarray, n_groups: int) -> list[list[int]]:
+def members(owners: np.ndarray, n_groups: int) -> list[list[int]]:
     """For each group, the places of ``owners`` that name it; owners beyond the groups are dropped."""
     groups: list[list[int]] = [[] for _ in range(n_groups)]
     for place, owner in enumerate(owners.tolist()):
@@ -123,11 +123,17 @@ class Derived:
 
     def __init__(self, s: Structure) -> None:
         n = s.n_params
-        self.bins = GroupSum(_members(s.cell_bins, s.n_bins), s.n_cells)
-        by_row = _members(s.row_factors.reshape(-1), n)
-        by_cell = [[place % s.n_cells for place in group] for group in _members(s.cell_factors.reshape(-1), n)]
+        self.bins = GroupSum.of(members(s.cell_bins, s.n_bins), s.n_cells)
+        by_row = members(s.row_factors.reshape(-1), n)
+        by_cell = [[place % s.n_cells for place in group] for group in members(s.cell_factors.reshape(-1), n)]
         # A parameter that multiplies yields directly enters through its logarithmic derivative 1 / value.
         self.is_factor = np.array([bool(by_row[p] or by_cell[p]) for p in range(n)])
+        # Beside the parameters stand a factor of 1 and then an alpha of 0, for places without a parameter.
+        self.entry_alphas = np.where(s.entry_params == n, n + 1, s.entry_params)
+        free = np.ones(n + 1, bool)
+        free[s.normal_params] = free[s.poisson_params] = free[n] = False
+        # Rows that a free factor multiplies.
+        self.grows = free[s.row_factors].any(0) if len(s.row_factors) else np.zeros(s.n_rows, bool)
         self._row_table(s)
         self.shift_of_param = np.full(n, s.n_shifts, dtype=np.int32)
         self.shift_of_param[s.shift_params] = np.arange(s.n_shifts)
@@ -168,7 +174,7 @@ class Derived:
         gammas = [p for p in range(n) if by_cell[p]]
         self.gammas = np.array(gammas, dtype=np.int32)
         # Cells of each bin and of each gamma, spread over the rows: at most one cell of a row in either.
-        owners = _members(s.cell_bins, s.n_bins) + [by_cell[p] for p in gammas]
+        owners = members(s.cell_bins, s.n_bins) + [by_cell[p] for p in gammas]
         self.cell_by_row = np.full((len(owners), n_rows), s.n_cells, dtype=np.int32)
         for k, cells in enumerate(owners):
             self.cell_by_row[k, s.cell_rows[cells]] = cells
@@ -182,7 +188,8 @@ class Derived:
                 pairs.setdefault((int(s.cell_bins[cell]), p), []).append(cell)
         self.pair_bins = np.array([b for b, _ in pairs], dtype=np.int32)
         self.pair_params = np.array([p for _, p in pairs], dtype=np.int32)
-        self.pair_cells = GroupSum(list(pairs.values()), s.n_cells)
+        self.pairs = list(pairs.values())
+        self.pair_cells = GroupSum.of(self.pairs, s.n_cells)
         # Two gammas on one cell: their mixed second derivative.
         both: list[tuple[int, int, int]] = []
         for cell in range(s.n_cells):

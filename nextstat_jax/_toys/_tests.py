@@ -20,6 +20,7 @@ from .._inference._result import static
 from .._inference._rows import Facts, facts_of
 from .._inference._search import judged
 from .._inference._statistics import STATISTICS, statistic_of
+from .._likelihood._common import Common
 from .._minimize import _status
 from .._model._base import Model, lifted, subject
 from ._checks import check_model, check_point, check_seed, check_span
@@ -48,6 +49,10 @@ class Hypotheses(Points):
         statistic = STATISTICS[self.statistic].of(gap, mu_hat, jnp.asarray(self.values)[1:, 0])
         status = judged(_status.worst(minima.status[1:], free.status, minima.status[0]), -gap)
         return minima.y, statistic, jnp.broadcast_to(mu_hat, gap.shape), status, course.above
+
+    def narrowed(self, common: Common, answer: Any) -> Any:
+        """The best fits are over parameters."""
+        return common.narrowed(answer[0]), *answer[1:]
 
 
 @no_type_check
