@@ -50,9 +50,9 @@ class Compiled:
     Whatever JAX traces meanwhile, a call computes: its arguments are concrete, and so are its results.
     """
 
-    def __init__(self, function: Callable[..., Any], *, kept: bool = True) -> None:
-        """``kept`` says whether the package's sources and the form of the arguments say all that there is to know."""
-        self._function, self._kept = function, kept
+    def __init__(self, function: Callable[..., Any], *, kept: bool = True, about: Any = None) -> None:
+        """``kept`` says whether the package's sources, the form of the arguments and ``about`` say all there is to know."""
+        self._function, self._kept, self._about = function, kept, about
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -61,7 +61,7 @@ class Compiled:
         program = self._programs.get(place)
         if program is not None:
             return program(*args)
-        file = _cache.file_of(self._function, args, (_QUICK, repr(place))) if self._kept else None
+        file = _cache.file_of(self._function, args, (_QUICK, repr(place), self._about)) if self._kept else None
         program = None if file is None else _cache.load(file, args)
         if file is not None and program is not None:
             try:

@@ -277,7 +277,7 @@ def _narrower(layout: Layout, n_params: int, n_bins: int, level: Level) -> Compi
             columns=by_param(first.columns), spread=by_param(spread, 2),
         )  # fmt: skip
 
-    return Compiled(narrowed, kept=False)
+    return Compiled(narrowed, about=(n_params, n_bins, level))
 
 
 def _first_layout(likelihood: Any, data: Any) -> Layout:

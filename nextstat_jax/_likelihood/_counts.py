@@ -149,7 +149,8 @@ def bare(walls: Walls, value: Array, nu: Array, data: Array) -> Array:
     low, _ = walls.below(n, nu)
     added = jnp.where(n > 0, jnp.where(low, main_deviance(n, nu, walls) - poisson_deviance(n, nu), 0.0), walls.lift(nu))
     outside = jnp.where(n > 0, nu <= 0, nu < 0).any()
-    return jnp.where(outside, jnp.inf, value - jnp.where(outside, 0.0, added).sum())
+    # What walls add may be more than what is left, by rounding.
+    return jnp.where(outside, jnp.inf, jnp.maximum(value - jnp.where(outside, 0.0, added).sum(), 0.0))
 
 
 def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:

@@ -296,6 +296,7 @@ def test_without_systematics_changes_no_structure() -> None:
     assert jax.tree.structure(model) == jax.tree.structure(without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["significance", "cross_entropy", "cross_entropy_augmented"])
 def test_training_is_reproducible(objective: Any) -> None:
     params, history = train(objective, SMALL, seed=5)

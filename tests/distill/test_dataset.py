@@ -34,7 +34,7 @@ def points_of(model, method, n, seed=3):
     return Points(request.setup.plan), request
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "gaussian", "profile"))
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "profile"))
 def test_values_are_those_of_pyhf(model, method):
     ds = small(model, 40, method=method, seed=1)
     oracle = pyhf.Workspace(SPEC).model()

@@ -110,6 +110,7 @@ def test_tests_limits_and_intervals_of_a_surrogate(model, surrogate):
     assert surrogate.with_poi(None).poi_index is None and surrogate.poi == "mu"
 
 
+@pytest.mark.slow
 def test_fits_of_surrogates_are_differentiable(surrogate):
     core = surrogate.members[0]
 

@@ -27,6 +27,7 @@ from nextstat_jax.gym import (
 from nextstat_jax.gym._core import measure
 from tests.building import normfactor, sample, workspace
 from tests.gym.support import spec_of
+from tests.selection import mostly_slow
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -193,7 +194,7 @@ def test_a_batch_equals_a_loop_and_jit_equals_eager(model):
     np.testing.assert_array_equal(after.yields, core.start)
 
 
-@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+@pytest.mark.parametrize("mode", mostly_slow(["next_step", "same_step"], "same_step"))
 def test_vector_equals_gymnasiums_loop_over_single_environments(model, env, mode):
     singles = SyncVectorEnv(
         [lambda: make_histfactory_env(model, reward_metric="z0", **OPTIONS)] * 3,

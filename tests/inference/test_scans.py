@@ -77,6 +77,7 @@ def test_a_grid_of_two_parameters(model):
     assert frame["mu"].tolist() == [0.1] * 3 + [1.2] * 3 and frame["tilt"].tolist() == second * 2
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_scan(model):
     values = jnp.array([-0.5, 0.7, 1.5])
 

@@ -71,7 +71,7 @@ def test_random_workspaces_in_common_form_equal_pyhf(case):
     check(case)
 
 
-@pytest.mark.parametrize("name", ["all_modifiers", "corners", "shared", "configured"])
+@pytest.mark.parametrize("name", mostly_slow(["all_modifiers", "corners", "shared", "configured"], "corners"))
 def test_own_workspaces_in_common_form_equal_pyhf(name):
     workspace = json.loads((OWN / f"{name}.json").read_text())
     model = open_quietly(workspace)
@@ -139,6 +139,7 @@ def test_what_is_too_large_or_unlike_others_keeps_its_own_form():
     assert nextstat.fit(clipped).converged
 
 
+@pytest.mark.slow
 def test_a_program_for_common_form_serves_single_precision():
     workspace = small(3, 7)
     single = nextstat.fit(nextstat.from_pyhf(workspace, dtype="float32"))

@@ -103,6 +103,7 @@ def test_what_is_held_stays_there(model):
         fit_small(model, 5, fixed={"x": 0.5})
 
 
+@pytest.mark.slow
 def test_any_parameter_can_be_of_interest(model):
     other = model.with_poi("a")
     toys = fit_small(other, 5, test_stat="q", mu_test=0.6)

@@ -166,6 +166,7 @@ def test_batches_are_whole_passes() -> None:
     assert (batches[:5, 0] != batches[:5, 1]).any() and (batches[:5] != batches[5:10]).any()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss() -> None:
     (params, losses), (_, again), (_, other_seed), (_, other_benchmark) = (
         train(SMALL, *arguments) for arguments in ((0, 4), (0, 4), (1, 4), (0, 2))

@@ -89,6 +89,7 @@ def test_asimov_data_follow_the_templates(model):
     assert float(given.q0(h)) == pytest.approx(float(nextstat.q0(changed, data=[60.0, 30.0, 25.0])), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_without_signal_and_with_a_deficit(model):
     low = nextstat.from_pyhf(spec_of(observed=((15.0, 10.0), (48.0,))))
     for chosen in (model, low):
