@@ -51,7 +51,7 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], *, kept: bool = True, about: Any = None) -> None:
-        """``kept`` says whether the package's sources, the form of the arguments and ``about`` say all there is to know."""
+        """``kept`` says whether the sources, the form of the arguments and ``about`` say all that there is to know."""
         self._function, self._kept, self._about = function, kept, about
         self._programs: dict[Any, Any] = {}
 

@@ -21,9 +21,10 @@ from .._base._compiled import choose
 from .._base._doors import as_array, concrete, no_type_check, scalar
 from .._base._errors import FitError
 from .._base._numerics import safe_sqrt
+from .._likelihood._starts import rounded
 from .._minimize import _status
 from .._model._base import Model, Subject, check_bounds, lifted, subject
-from ._driver import ask
+from ._driver import all_concrete, ask
 from ._fit import several_minima
 from ._points import SettledRows, blank_rows, expected_of, held_rows, response
 from ._question import Ask, Course, Question, question
@@ -32,6 +33,9 @@ from ._rows import Facts, First, Rows, facts_of
 from ._search import Found, judged
 from ._settle import known, settle_free
 from ._statistics import BANDS, STATISTICS, Statistic, statistic_of
+
+# Lists of tested values up to this length share their programs; longer ones by powers of two.
+_LIST = 8
 
 _LABELS = {"cls": "CLs", "clsb": "CLsb", "clb": "CLb"}
 
@@ -231,6 +235,7 @@ class Test(Question):
     Attributes:
         where: Index of the parameter of interest, shape (1,).
         mu: Tested values, shape (n_mu,).
+        count: How many of them are wanted, the first ones.
         alternative: Value behind the Asimov data set, a scalar.
         statistic: Name of the statistic.
         single: Whether one value was given rather than a list.
@@ -238,6 +243,7 @@ class Test(Question):
 
     where: Any
     mu: Any
+    count: Any
     alternative: Any
     statistic: str = static()
     single: bool = static()
@@ -273,7 +279,10 @@ class Test(Question):
         values = jnp.concatenate([jnp.asarray(self.mu), jnp.asarray(self.alternative)[None], jnp.asarray(self.mu)])
         start, held = held_rows(facts.likelihood, centers, self.where, values[:, None], state.rate)
         to_asimov = jnp.arange(2 * n + 1) > n
-        return Ask(Rows.of(start, held, on_asimov=to_asimov, wanted=(state.stage == 1) == to_asimov), state.asimov_data)
+        mine = jnp.arange(n) < self.count
+        mine = jnp.concatenate([mine, jnp.ones(1, bool), mine])
+        wanted = ((state.stage == 1) == to_asimov) & mine
+        return Ask(Rows.of(start, held, on_asimov=to_asimov, wanted=wanted), state.asimov_data)
 
     def tell(self, facts: Facts, state: _Fits, first: First, found: Found) -> _Fits:
         """The Asimov data set follows from the fit at the alternative."""
@@ -354,11 +363,20 @@ def asymptotic_test(
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     tested = check_tested(model, about, mu, statistic, above=True)
     about = lifted(about, tested)
-    values = tested.reshape(-1)
-    asked = Test(about.place[None], values, _number(statistic.alternative, values), test_stat, tested.ndim == 0)
-    parts = ask(asked, facts_of(about))
-    result = HypoTest(*parts, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
-    return result.explained(model, about)
+    values, single = tested.reshape(-1), tested.ndim == 0
+    count, facts = len(values), facts_of(about)
+    known = all_concrete((facts, values))
+    if known and not single:
+        values = np.resize(np.asarray(values), max(rounded(count), _LIST))
+    alternative = _number(statistic.alternative, values)
+    asked = Test(about.place[None], values, np.asarray(count, np.int32), alternative, test_stat, single)
+    told = ask(asked, facts)
+    answer = told.answer
+    if len(values) > count:
+        *columns, above = answer
+        answer = *jax.device_put([np.asarray(x)[:count] for x in columns]), above
+    result = HypoTest(*answer, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
+    return result.explained(model, about, told.stuck)
 
 
 def _number(value: Any, like: Any) -> np.ndarray:
@@ -396,9 +414,11 @@ def discovery(
     alternative = scalar(mu, "mu", about.likelihood.dtype)
     if concrete(alternative):
         check_bounds(model, about, [float(alternative)])
-    asked = DiscoveryTest(about.place[None], np.zeros(1, about.likelihood.dtype), alternative, "q0", single=True)
+    zero, one = np.zeros(1, about.likelihood.dtype), np.ones((), np.int32)
+    asked = DiscoveryTest(about.place[None], zero, one, alternative, "q0", single=True)
     check_bounds(model, about, [0.0])
-    return Discovery(*ask(asked, facts_of(about)), parameter=about.poi_name).explained(model, about)
+    told = ask(asked, facts_of(about))
+    return Discovery(*told.answer, parameter=about.poi_name).explained(model, about, told.stuck)
 
 
 def check_tested(

@@ -22,15 +22,15 @@ from jax.core import Tracer
 
 from .._base._compiled import Packed, packed_while
 from .._likelihood._protocol import Likelihood
-from ._host import answer_on_host, fit_on_host, on_host
+from ._host import Told, answer_on_host, fit_on_host, on_host
 from ._near import near_rows
 from ._points import blank_rows
 from ._question import Course, Question, advanced, begins_near, initial, wanted_of
 from ._rows import Facts, First, Look, Rows, found_layout, make_rows
 
 
-def ask(question: Question, facts: Facts, start: Any = None) -> Any:
-    """The answer to a question, differentiable with respect to question and facts.
+def ask(question: Question, facts: Facts, start: Any = None) -> Told:
+    """The answer to a question, differentiable with respect to question and facts, and what ended on a bound.
 
     Args:
         question: The question.
@@ -43,10 +43,10 @@ def ask(question: Question, facts: Facts, start: Any = None) -> Any:
         return answer_on_host(*told)
     calm, known, begin = jax.tree.map(stopped, told)
     if not all_concrete((calm, known, begin)):
-        return _answered(question, facts, traced(calm, known, begin))
+        return Told(_answered(question, facts, traced(calm, known, begin)))
     asker, course, spread, _ = on_host(calm, known, begin, known.likelihood.frozen)
     told = asker.course.unpack(Packed(*map(np.asarray, course)))
-    return _answered(question, facts, told._replace(spread=spread))
+    return Told(_answered(question, facts, told._replace(spread=spread)))
 
 
 @jax.jit

@@ -110,7 +110,8 @@ def goodness_of_fit(
     about = subject(model, data, fixed)
     if not about.data.size:
         raise ModelError("a goodness of fit compares with the data, and this model holds none: ask the exact model")
-    return GoodnessOfFit(*ask(Saturated(), facts_of(about), check_start(about, init))).explained(model, about)
+    told = ask(Saturated(), facts_of(about), check_start(about, init))
+    return GoodnessOfFit(*told.answer).explained(model, about, told.stuck)
 
 
 @question

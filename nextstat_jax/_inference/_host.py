@@ -19,7 +19,7 @@ from .._minimize import _status
 from ._near import near_rows
 from ._question import Question, advanced, begins_near, initial, wanted_of
 from ._rows import Extra, Facts, First, Look, Rows, first_of, found_layout, make_rows
-from ._search import no_fit
+from ._search import Found, no_fit
 from ._statistics import STATISTICS
 
 # Fits of one call of the compiled function; it makes those that are wanted. XLA hands parts of a program to other
@@ -144,6 +144,7 @@ class _Asker:
         blank = blank._replace(above=np.inf)
         self._blank = self.course.packed(blank)
         self._lead = self.course.place(blank._replace(lead=np.ones_like(blank.lead)), blank, 0)
+        self._ends = _ends_of(self.course)
 
     def begin(self, question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[Packed, Task]:
         """The course before anything is known, and the first fit to make."""
@@ -151,6 +152,22 @@ class _Asker:
         course.floats[self._lead : self._lead + len(start)] = start
         head = facts.poi, not question.needs_free, *question.columns(facts), question.full
         return course, _one(self.n_rows, start, frozen, head)
+
+    def stuck(self, course: Packed, likelihood: Any, question: Question) -> np.ndarray:
+        """Which parameters ended on a bound that they push against, in any of the fits behind the answer: (n_params,).
+
+        Args:
+            course: The course at its end.
+            likelihood: The likelihood itself, whose parameters come first where it is in another form.
+            question: The question: parameters that it looks at, or holds, do not count.
+        """
+        floats, integers = map(np.asarray, course)
+        lower, upper, frozen = (np.asarray(x) for x in (likelihood.lower, likelihood.upper, likelihood.frozen))
+        y, gradient = (floats[places][:, : len(lower)] for places in (self._ends.y, self._ends.gradient))
+        pushes = ((y <= lower) & (gradient > 0)) | ((y >= upper) & (gradient < 0))
+        mask = (pushes & (integers[self._ends.made] > 0)[:, None]).any(0) & (frozen == 0)
+        mask[np.asarray(getattr(question, "where", []), int)] = False
+        return mask
 
     def _go_on(
         self, likelihood: Any, question: Any, data: Array, course: Packed, task: Task, made: _Made, spread: Any
@@ -174,6 +191,23 @@ class _Asker:
         poi, rows, _ = _unpacked(task)
         minimum = self.course.unpack(course).first.found.minimum
         return jax.vmap(self.maker.found.pack)(near_rows(likelihood.opened(), poi, data, rows, minimum))
+
+
+class _Ends(NamedTuple):
+    """Where, in a packed course, the ends of all its fits are: parameters and gradients, and whether each was made."""
+
+    y: np.ndarray
+    gradient: np.ndarray
+    made: np.ndarray
+
+
+def _ends_of(course: Layout) -> _Ends:
+    sizes = [sum(int(np.prod(shape)) for shape, kind in course.leaves if (kind.kind == "f") == real) for real in (1, 0)]
+    tree = course.unpack(Packed(*(np.arange(size) for size in sizes)))
+    parts = [x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Found)) if isinstance(x, Found)]
+    n = tree.lead.shape[-1]
+    rows = [(x.minimum.y.reshape(-1, n), x.minimum.gradient.reshape(-1, n), x.n_fits.reshape(-1)) for x in parts]
+    return _Ends(*(np.concatenate(column).astype(int) for column in zip(*rows, strict=True)))
 
 
 def _opened(likelihood: Any) -> Any:
@@ -202,15 +236,28 @@ def _asker_of(treedef: Any, leaves: Any) -> _Asker:
     return _Asker(question, Facts(likelihood, poi, data), _maker_of(*_form(likelihood, data)))
 
 
-def answer_on_host(question: Question, facts: Facts, start: Any) -> Any:
+class Told(NamedTuple):
+    """What a question has brought.
+
+    Attributes:
+        answer: The answer.
+        stuck: Which parameters ended on a bound in one of the fits behind it, shape (n_params,); None if not known.
+    """
+
+    answer: Any
+    stuck: np.ndarray | None = None
+
+
+def answer_on_host(question: Question, facts: Facts, start: Any) -> Told:
     """The answer to a question, without derivatives; of small likelihoods all of one size share the programs."""
-    common = facts.likelihood.common
+    likelihood, common = facts.likelihood, facts.likelihood.common
     if common is None:
-        return on_host(question, facts, start, facts.likelihood.frozen)[-1]
+        asker, course, _, answer = on_host(question, facts, start, likelihood.frozen)
+        return Told(answer, asker.stuck(course, likelihood, question))
     data = common.observed if facts.data is facts.likelihood.observed else common.data(facts.data)
     theirs = facts._replace(likelihood=common.parcel, data=data)
-    answer = on_host(question.widened(common), theirs, common.params(start), common.frozen)[-1]
-    return question.narrowed(common, answer)
+    asker, course, _, answer = on_host(question.widened(common), theirs, common.params(start), common.frozen)
+    return Told(question.narrowed(common, answer), asker.stuck(course, likelihood, question))
 
 
 def on_host(question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[_Asker, Packed, Any, Any]:

@@ -178,9 +178,11 @@ def impacts(
     nuisances = _movable(about)
     kind = Refitted if method == "refit" and nuisances else Linear
     asked = kind(about.place[None], index_array(*nuisances))
-    parts = ask(asked, facts_of(about), check_start(about, init))
+    told = ask(asked, facts_of(about), check_start(about, init))
     names = tuple(about.names[k] for k in nuisances)
-    return Impacts(*parts, names=names, parameter=about.poi_name, method=method).explained(model, about)
+    return Impacts(*told.answer, names=names, parameter=about.poi_name, method=method).explained(
+        model, about, told.stuck
+    )
 
 
 def _movable(about: Subject) -> tuple[int, ...]:
@@ -369,8 +371,9 @@ def grouped_impacts(
     masks = np.zeros((len(members) + 1, len(about.names)), bool)
     for k, group in enumerate([*members.values(), list(nuisances)]):
         masks[k, group] = True
-    parts = ask(Grouped(about.place[None], masks), facts_of(about), check_start(about, init))
-    return GroupedImpacts(*parts, groups=tuple(members), parameter=about.poi_name).explained(model, about)
+    told = ask(Grouped(about.place[None], masks), facts_of(about), check_start(about, init))
+    result = GroupedImpacts(*told.answer, groups=tuple(members), parameter=about.poi_name)
+    return result.explained(model, about, told.stuck)
 
 
 @question

@@ -92,7 +92,7 @@ class Interval(Result):
     def message(self) -> str:
         """How both searches ended, and what to do about it."""
         ends = f"lower end: {_status.message(self.status_lower)}; upper end: {_status.message(self.status_upper)}"
-        return ends + several_minima(np.min(np.asarray(self.next_minimum)))
+        return ends + self._said() + several_minima(np.min(np.asarray(self.next_minimum)))
 
     def _columns(self) -> dict[str, Any]:
         names = ("best", "lower", "upper", "error_minus", "error_plus")
@@ -210,8 +210,8 @@ def interval(
     level = _level(level)
     goal, dtype = math.sqrt(chdtri(1, 1.0 - level)), about.likelihood.dtype
     asked = Sides(index_array(*indices), np.array([-1.0, 1.0], dtype), np.array([goal, goal], dtype))
-    parts = ask(asked, facts_of(about), check_start(about, init))
-    return Interval(*parts, parameter=names[0], level=level).explained(model, about)
+    told = ask(asked, facts_of(about), check_start(about, init))
+    return Interval(*told.answer, parameter=names[0], level=level).explained(model, about, told.stuck)
 
 
 @no_type_check
@@ -256,8 +256,8 @@ def contour(
     goals = np.repeat([math.sqrt(chdtri(2, 1.0 - x)) for x in levels], n_points)
     dtype = about.likelihood.dtype
     asked = Around(index_array(*indices), turns.astype(dtype), goals.astype(dtype), (len(levels), n_points))
-    parts = ask(asked, facts_of(about), check_start(about, init))
-    return Contour(*parts, parameters=(names[0], names[1]), levels=levels).explained(model, about)
+    told = ask(asked, facts_of(about), check_start(about, init))
+    return Contour(*told.answer, parameters=(names[0], names[1]), levels=levels).explained(model, about, told.stuck)
 
 
 def _level(level: Any) -> float:

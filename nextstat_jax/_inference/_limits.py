@@ -130,8 +130,9 @@ def upper_limit(
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     check_bounds(model, about, [statistic.alternative])
     asked = Limit(about.place[None], np.asarray(1.0 - level, about.likelihood.dtype), test_stat)
-    parts = ask(asked, facts_of(lifted(about)), check_start(about, init))
-    return UpperLimit(*parts, level=level, parameter=about.poi_name, test_stat=test_stat).explained(model, about)
+    told = ask(asked, facts_of(lifted(about)), check_start(about, init))
+    result = UpperLimit(*told.answer, level=level, parameter=about.poi_name, test_stat=test_stat)
+    return result.explained(model, about, told.stuck)
 
 
 class _Search(NamedTuple):

@@ -150,8 +150,8 @@ def profile(
     about = subject(model, data, fixed, poi=True)
     tested = scalar(mu, "mu", about.likelihood.dtype)
     asked = Conditional(about.place[None], tested.reshape(1, 1))
-    result = ProfileResult(*ask(asked, facts_of(about), check_start(about, init)), parameter_names=about.names)
-    return result.explained(model, about)
+    told = ask(asked, facts_of(about), check_start(about, init))
+    return ProfileResult(*told.answer, parameter_names=about.names).explained(model, about, told.stuck)
 
 
 @question
@@ -189,8 +189,9 @@ def statistic_test(
     about = subject(model, data, fixed, free_poi=True, tilde=statistic.bounded)
     tested = scalar(mu, "mu", about.likelihood.dtype)
     asked = Pair(about.place[None], tested.reshape(1, 1), name, whole)
-    parts = ask(asked, facts_of(about), _warm_start(about, init))
-    return TestStatistic(*parts, test_stat=name, parameter=about.poi_name).explained(model, about)
+    told = ask(asked, facts_of(about), _warm_start(about, init))
+    result = TestStatistic(*told.answer, test_stat=name, parameter=about.poi_name)
+    return result.explained(model, about, told.stuck)
 
 
 @question

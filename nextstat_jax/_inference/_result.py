@@ -11,7 +11,7 @@ from jax import Array
 
 from .._base._doors import concrete, pytree
 from .._base._errors import ModelError
-from .._base._tables import dataframe, plain, text_table
+from .._base._tables import dataframe, listed, plain, text_table
 from .._minimize import _status
 from .._model._base import Model, Subject
 
@@ -58,15 +58,30 @@ class Result:
     @property
     def message(self) -> str:
         """How the fits ended, and what to do about it. Needs concrete values, not traced ones."""
-        return _status.message(self.status) + getattr(self, "_why", "")
+        return _status.message(self.status) + self._said()
 
-    def explained(self: R, model: Model, about: Subject) -> R:
-        """This result, whose message names the bins that make a fit impossible, if any does.
+    def _said(self) -> str:
+        """What ``explained`` found, as the end of a sentence."""
+        return getattr(self, "_why", "")
+
+    def explained(self: R, model: Model, about: Subject, stuck: np.ndarray | None = None) -> R:
+        """This result, whose message names the bins that make a fit impossible, and what ended on a bound.
 
         What it names is lost where the result passes through a transformation.
+
+        Args:
+            model: The model.
+            about: What was asked about it.
+            stuck: Which parameters ended on a bound in one of the fits behind the result, shape (n_params,).
         """
+        why = ""
         if concrete(self.status) and (np.asarray(self.status) == _status.INVALID).any():
-            object.__setattr__(self, "_why", model.why_invalid(about))
+            why = model.why_invalid(about)
+        if stuck is not None and stuck.any():
+            names = [about.names[k] for k in np.flatnonzero(stuck)]
+            why += f"; on a bound in a fit behind this, which hangs on that bound: {listed(names)}"
+        if why:
+            object.__setattr__(self, "_why", why)
         return self
 
     def _columns(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class ScanResult(Result):
     def message(self) -> str:
         """How the fits ended, and what to do about it."""
         text = _status.message(np.append(np.asarray(self.status), np.asarray(self.status_min)))
-        return text + several_minima(np.min(np.asarray(self.next_minimum)))
+        return text + self._said() + several_minima(np.min(np.asarray(self.next_minimum)))
 
     def _columns(self) -> dict[str, np.ndarray]:
         grid = np.meshgrid(*map(np.asarray, self.values), indexing="ij")
@@ -127,8 +127,8 @@ def profile_scan(
     names, indices = scanned(about, model, parameter)
     axes = _axes(names, parameter, values, about.likelihood.dtype)
     asked = Scan(index_array(*indices), *_path(axes), axes)
-    result = ScanResult(*ask(asked, facts_of(about), check_start(about, init)), parameters=names)
-    return result.explained(model, about)
+    told = ask(asked, facts_of(about), check_start(about, init))
+    return ScanResult(*told.answer, parameters=names).explained(model, about, told.stuck)
 
 
 def _axes(names: tuple[str, ...], parameter: Any, values: Any, dtype: Any) -> tuple[Any, ...]:

@@ -87,7 +87,7 @@ def toy_test(
     values = mu.reshape(-1)
     points = np.concatenate([np.asarray([statistic.alternative], values.dtype), values])
     asked = Hypotheses(np.atleast_1d(about.place), points[:, None], test_stat)
-    points, *observed, above = ask(asked, facts_of(about))
+    points, *observed, above = ask(asked, facts_of(about)).answer
     generating = np.asarray(points)
     for point in generating:
         check_point(model, about.likelihood, point)

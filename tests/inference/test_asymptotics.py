@@ -15,6 +15,7 @@ from scipy import stats
 
 import nextstat_jax as nextstat
 from tests.building import histosys, normfactor, normsys, one_channel, sample, staterror
+from tests.compilations import compilations
 from tests.inference.support import central, small, yields_of
 
 
@@ -50,6 +51,19 @@ def test_p_values_are_those_of_pyhf(model, oracle, test_stat, mu):
     ours = [float(result.clb)] if test_stat == "q0" else [float(result.clsb), float(result.clb)]
     assert ours == pytest.approx(tails, abs=2e-6)
     np.testing.assert_allclose(result.p_value_expected, bands, atol=2e-6)
+
+
+def test_lists_of_other_lengths_share_their_program(model):
+    values = [0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    many = nextstat.hypotest(model, values)
+    assert many.cls.shape == (7,) and many.cls_expected.shape == (7, 5)
+    for length in (1, 2, 5):
+        with compilations() as counter:
+            some = nextstat.hypotest(model, values[:length])
+        assert counter[0] == 0
+        assert some.status.shape == (length,)
+        for name in ("mu", "cls", "clsb", "clb_expected", "statistic", "statistic_asimov", "mu_hat"):
+            np.testing.assert_allclose(getattr(some, name), getattr(many, name)[:length], rtol=1e-9, atol=1e-12)
 
 
 def test_several_values_share_their_fits(model):

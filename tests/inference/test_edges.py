@@ -267,3 +267,22 @@ def test_on_a_kink_the_uncertainty_is_where_the_nll_rises_by_half():
     assert float(nextstat.interval(model).upper) == pytest.approx(
         optimize.brentq(lambda a: 30 * a - 90 * math.log(1 + 0.3 * a) + 0.5 * a * a - 0.5, 0.01, 3), rel=1e-6
     )
+
+
+def test_what_ends_on_a_bound_is_named():
+    # The data want a background below the least that its normalization allows.
+    channel = [b.sample("s", [5.0, 1.0], b.normfactor("mu")), b.sample("b", [50.0, 10.0], b.normfactor("k"))]
+    low = [{"name": "k", "bounds": [[0.5, 5.0]]}]
+    bound = nextstat.from_pyhf(b.one_channel(channel, [20.0, 9.0], parameters=low))
+    free = nextstat.from_pyhf(b.one_channel(channel, [50.0, 12.0]))
+    for question in (
+        nextstat.discovery,
+        nextstat.hypotest,
+        nextstat.upper_limit,
+        nextstat.interval,
+        nextstat.interpret.impacts,
+    ):
+        assert "on a bound in a fit behind this, which hangs on that bound: k" in question(bound).message
+        assert "hangs on" not in question(free).message
+    scan = nextstat.profile_scan(bound, "mu", [0.0, 1.0])
+    assert "hangs on that bound: k" in scan.message
