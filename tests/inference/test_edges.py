@@ -271,7 +271,7 @@ def test_on_a_kink_the_uncertainty_is_where_the_nll_rises_by_half():
 
 def test_what_ends_on_a_bound_is_named():
     # The data want a background below the least that its normalization allows.
-    channel = [b.sample("s", [5.0, 1.0], b.normfactor("mu")), b.sample("b", [50.0, 10.0], b.normfactor("k"))]
+    channel = [b.sample("s", [1.0, 5.0], b.normfactor("mu")), b.sample("b", [50.0, 10.0], b.normfactor("k"))]
     low = [{"name": "k", "bounds": [[0.5, 5.0]]}]
     bound = nextstat.from_pyhf(b.one_channel(channel, [20.0, 9.0], parameters=low))
     free = nextstat.from_pyhf(b.one_channel(channel, [50.0, 12.0]))
