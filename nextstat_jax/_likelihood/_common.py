@@ -192,14 +192,16 @@ def _found(s: Structure) -> _Found | None:
     level = level_of(s, rows)
     if level is None:
         return None
+    # The smallest are spared what they do not have. Others are more alike with it than without.
+    small = level == 0
     sizes = Sizes(
         level,
         "float64",
-        s.normsys if len(rows) else None,
-        s.histosys if s.n_shifts else None,
+        s.normsys if len(rows) else None if small else "code4",
+        s.histosys if s.n_shifts else None if small else "code4p",
         s.derived.kinks is not None,
         len(s.poisson_params) > 0,
-        len(s.cell_factors) if len(s.derived.gammas) else 0,
+        len(s.cell_factors) if len(s.derived.gammas) else 0 if small else 1,
     )
     places = _places_of_floats(s, sizes, entries)
     tables = filled(s, sizes, s.entry_params[entries], rows)
