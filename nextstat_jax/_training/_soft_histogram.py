@@ -244,9 +244,9 @@ def _as_float(values: ArrayLike | Sequence[float]) -> Array:
 
 
 def check_options(mode: str, outside: str) -> None:
-    if mode not in get_args(Mode):
+    if not isinstance(mode, str) or mode not in get_args(Mode):
         raise ModelError(f"mode has to be 'kde' or 'sigmoid', not {mode!r}")
-    if outside not in get_args(Outside):
+    if not isinstance(outside, str) or outside not in get_args(Outside):
         raise ModelError(f"outside has to be 'drop' or 'clip', not {outside!r}")
 
 

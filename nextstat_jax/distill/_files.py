@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .._base._checked import a_path, checked
 from .._base._errors import DatasetError
 from .._base._tables import plain
 from ._dataset import SurrogateDataset, check_dataset
@@ -33,6 +34,7 @@ NONFINITE = "nextstat_jax.n_nonfinite"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
 
 
+@checked(DatasetError, path=a_path)
 def to_npz(ds: SurrogateDataset, path: Any) -> None:
     """Writes a data set as a compressed ``.npz`` file, under a temporary name that is then renamed.
 
@@ -50,6 +52,7 @@ def to_npz(ds: SurrogateDataset, path: Any) -> None:
     write_npz(path, {**arrays, "parameter_bounds": ds.parameter_bounds, **reference}, header)
 
 
+@checked(DatasetError, path=a_path)
 def from_npz(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_npz`` wrote.
 
@@ -94,6 +97,7 @@ def read_npz(path: Any, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray
     return header, arrays
 
 
+@checked(DatasetError, path=a_path)
 def to_parquet(ds: SurrogateDataset, path: Any) -> None:
     """Writes a data set as one Parquet file, compressed by zstd, under a temporary name that is then renamed.
 
@@ -114,6 +118,7 @@ def to_parquet(ds: SurrogateDataset, path: Any) -> None:
         pq.write_table(table_of(rows, ds.parameter_names, header), file, compression="zstd", write_page_checksum=True)
 
 
+@checked(DatasetError, path=a_path)
 def from_parquet(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_parquet`` wrote, or a whole folder of ``generate_parquet``.
 

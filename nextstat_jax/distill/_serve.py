@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from .._base._checked import a_path, checked
 from .._base._doors import no_type_check
 from .._base._errors import DatasetError, MissingExtraError
 from .._model._reading import require_x64
@@ -30,7 +31,7 @@ _STATIC = ("recipe", "logs")
 _NESTED = ("layers", "reference", "expansion")
 
 
-@no_type_check
+@checked(DatasetError, path=a_path)
 def save(surrogate: Surrogate, path: str | Path) -> None:
     """Writes a surrogate as one ``.npz`` file with a JSON header, under a temporary name that is then renamed.
 
@@ -62,6 +63,7 @@ def save(surrogate: Surrogate, path: str | Path) -> None:
     write_npz(path, {**arrays, **history, **probes}, json.dumps(header))
 
 
+@checked(DatasetError, path=a_path)
 def load(path: str | Path) -> Surrogate:
     """Reads what ``save`` wrote. Nothing is unpickled. Turns on JAX's x64 mode, as ``from_pyhf`` does.
 
@@ -137,7 +139,7 @@ def _fits(core: Core, n: int) -> bool:
     return bool(core.layers) and core.recipe in RECIPES and needs and same
 
 
-@no_type_check
+@checked(DatasetError, path=a_path)
 def export(
     surrogate: Surrogate, path: str | Path, *, dtype: DTypeLike = "float64", platforms: Sequence[str] | None = None
 ) -> None:
@@ -215,7 +217,7 @@ def to_torch(surrogate: Surrogate) -> Any:
     return Mean()
 
 
-@no_type_check
+@checked(DatasetError, path=a_path)
 def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
     """Writes the NLL as an ONNX file, for runtimes in any language and on any device.
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from .._base._doors import integer, no_type_check
+from .._base._checked import a_path, checked
+from .._base._doors import integer
 from .._base._errors import DatasetError
 from .._base._tables import plain
 from .._batches._run import Run
@@ -28,7 +29,7 @@ from ._parts import FORMAT, MANIFEST, part_files, part_name, read_manifest
 _NUMBERS = 12_000_000
 
 
-@no_type_check
+@checked(DatasetError, folder=a_path)
 def generate_parquet(
     model: HistFactoryModel,
     folder: str | Path,
@@ -94,6 +95,7 @@ def generate_parquet(
     return len(missing)
 
 
+@checked(DatasetError, folder=a_path)
 def iterate_parquet(folder: str | Path) -> Iterator[pa.Table]:
     """The parts of a folder of ``generate_parquet`` one after the other, as Arrow tables.
 

@@ -16,7 +16,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import as_vector, no_type_check, number, pytree
+from .._base._checked import a_flag, a_text, checked, perhaps
+from .._base._doors import as_vector, integer, no_type_check, number, pytree
 from .._base._errors import ModelError
 from .._minimize import _status
 from .._model._base import require_free
@@ -129,6 +130,9 @@ class HistFactoryCore(eqx.Module):
     statistic: str = eqx.field(static=True)
     level: float = eqx.field(static=True)
 
+    @checked(
+        ModelError, channel=perhaps(a_text), sample=a_text, reward_metric=a_text, improvement=a_flag, normalize=a_flag
+    )
     def __init__(
         self,
         workspace: Any,
@@ -155,9 +159,9 @@ class HistFactoryCore(eqx.Module):
         self.statistic = family[0].name if family else "nll"
         self.which = jnp.asarray(family.index(objective) if objective else 0, jnp.int32)
         self.multiply = jnp.asarray(_one_of(action_mode, ACTION_MODES, "action_mode") == "logmul")
-        self.improvement = jnp.asarray(bool(improvement))
-        if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or not 1 <= max_steps < 2**31:
-            raise ModelError(f"max_steps={max_steps!r}: expected a positive integer")
+        self.improvement = jnp.asarray(improvement)
+        if integer(max_steps, "max_steps", 1, ModelError) >= 2**31:
+            raise ModelError(f"max_steps={max_steps!r}: expected a positive integer below 2**31")
         self.channel = _channel(model, channel, sample)
         self.session = self._session(model, sample, data)
         dtype = model.dtype
@@ -332,19 +336,19 @@ def _option(name: str, given: Any, default: float, objective: Objective | None) 
 
 
 def _one_of(value: Any, known: tuple[str, ...], what: str) -> str:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ModelError(f"{what}={value!r}: expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
     return value
 
 
 def _number(value: Any, what: str, least: float = -math.inf, above: float = -math.inf) -> float:
     number = math.nan
-    if not isinstance(value, bool | str):
-        with contextlib.suppress(TypeError, ValueError):
+    if not isinstance(value, bool | str | complex | np.complexfloating):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = float(value)
     if not (math.isfinite(number) and number >= least and number > above):
         limit = f" above {above:g}" if above > -math.inf else f" not below {least:g}" if least > -math.inf else ""
-        raise ModelError(f"{what}={value!r}: expected a finite number{limit}")
+        raise ModelError(f"{what}={value!r:.60}: expected a finite number{limit}")
     return number
 
 

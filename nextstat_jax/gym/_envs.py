@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jax import Array
 
-from .._base._doors import no_type_check
+from .._base._doors import integer, no_type_check
 from .._base._errors import ModelError
 from .._base._tables import text_table
 from ._core import EnvState, HistFactoryCore, Metrics, measure
@@ -120,9 +120,7 @@ class HistFactoryVectorEnv(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         self.core = _require_core(core)
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ModelError(f"num_envs={num_envs!r}: expected a positive integer")
-        self.num_envs = num_envs
+        self.num_envs = num_envs = integer(num_envs, "num_envs", 1, ModelError)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = _require_mode(render_mode)
@@ -281,7 +279,7 @@ def _require_core(core: Any) -> HistFactoryCore:
 
 
 def _require_mode(render_mode: Any) -> str | None:
-    if render_mode is not None and render_mode not in RENDER_MODES:
+    if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
         raise ModelError(f"render_mode={render_mode!r}: expected None or 'ansi'")
     return render_mode
 
@@ -291,7 +289,7 @@ def _autoreset_mode(mode: Any) -> AutoresetMode:
         return mode
     names = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
     names["disabled"] = AutoresetMode.DISABLED
-    if mode not in names:
+    if not isinstance(mode, str) or mode not in names:
         raise ModelError(f"autoreset_mode={mode!r}: expected one of {', '.join(map(repr, names))}")
     return names[mode]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._base._checked import a_path
 from .._base._errors import DatasetError, MissingExtraError, ModelError, NextstatError
 from ._metrics import metrics_dict
 
@@ -89,7 +88,7 @@ class JsonlLogger(MetricLogger):
 
     def __init__(self, path: Any, *, append: bool = False) -> None:
         super().__init__()
-        self.path = _path(path)
+        self.path = a_path(path, "path", DatasetError)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a" if append else "x", encoding="utf-8")
@@ -126,7 +125,7 @@ class TensorBoardLogger(MetricLogger):
             from tensorboard.summary import Writer
         except ImportError:
             raise MissingExtraError("tensorboard", "mlops") from None
-        self._writer = Writer(str(_path(logdir)))
+        self._writer = Writer(str(a_path(logdir, "logdir", DatasetError)))
 
     def _write(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -231,12 +230,6 @@ class MlflowLogger(MetricLogger):
 
     def _end(self, failed: bool) -> None:
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
-
-
-def _path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike) or not str(path):
-        raise DatasetError(f"{path!r:.60} is no path")
-    return Path(path)
 
 
 def _renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:

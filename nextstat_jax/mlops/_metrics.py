@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._base._doors import no_type_check
+from .._base._checked import a_flag, a_mapping, a_number, a_text, checked, perhaps
+from .._base._doors import one_of
 from .._base._errors import ModelError
 from .._base._special import ndtr
 from .._inference._asymptotics import Discovery
@@ -24,7 +25,7 @@ NONFINITE = ("drop", "keep")
 _INDICES = re.compile(r"(/\d+)+$")
 
 
-@no_type_check
+@checked(ModelError, parameters=a_flag, prefix=a_text, extra=perhaps(a_mapping))
 def metrics_dict(
     result: Result | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     prefix: str = "",
@@ -63,10 +64,7 @@ def metrics_dict(
         >>> metrics_dict({"loss": np.float32(0.5), "val": {"z0": 2, "best": True}}, "run/")
         {'run/loss': 0.5, 'run/val/z0': 2.0, 'run/val/best': 1.0}
     """
-    if nonfinite not in NONFINITE:
-        raise ModelError(f"nonfinite={nonfinite!r}: expected 'drop' or 'keep'")
-    if not isinstance(prefix, str):
-        raise ModelError(f"prefix={prefix!r}: expected text")
+    one_of(nonfinite, NONFINITE, "nonfinite", ModelError)
     if model is not None and not isinstance(result, FitResult):
         raise ModelError("model is for the pulls of a FitResult alone")
     flat: dict[str, float] = {}
@@ -156,11 +154,18 @@ def _number(name: str, value: Any) -> float:
         return math.nan
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ModelError(f"{name} is {value!r:.60}: expected a number") from None
 
 
-@no_type_check
+@checked(
+    ModelError,
+    q0=perhaps(a_number),
+    loss=perhaps(a_number),
+    step_time_ms=perhaps(a_number),
+    prefix=a_text,
+    extra=perhaps(a_mapping),
+)
 def significance_metrics(
     z0: ArrayLike | Discovery,
     q0: ArrayLike | None = None,
@@ -204,9 +209,7 @@ def significance_metrics(
         numbers = {name: getattr(z0, name) for name in names}
         q0 = z0.q0 if q0 is None else q0
         z0 = z0.z0
-    if z0 is None or np.ndim(z0):
-        raise ModelError(f"z0 is {z0!r:.60}: expected one number or a Discovery")
-    z = _number("z0", z0)
+    z = a_number(z0, "z0", ModelError)
     q0, loss = z * z if q0 is None else q0, -z if loss is None else loss
     numbers = {"z0": z, "q0": q0, "p0": ndtr(-z), "loss": loss, **numbers}
     if step_time_ms is not None:

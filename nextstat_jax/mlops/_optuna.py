@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._base._doors import no_type_check, number
+from .._base._checked import a_real, reals
+from .._base._doors import no_type_check, number, one_of
 from .._base._errors import MissingExtraError, ModelError
 from .._minimize import _status
 from .._model._base import require_model
@@ -138,10 +139,15 @@ class OptunaObjective:
             raise ModelError(f"build is a {type(build).__name__}: expected a function of a trial")
         self._objective = objective_of(objective)
         self._kind = data_kind(data)
-        if choose not in ("last", "best"):
-            raise ModelError(f"choose={choose!r}: expected 'last' or 'best'")
-        if not (_real(mu) and mu >= 0):
-            raise ModelError(f"mu={mu!r:.60}: expected a number that is finite and not negative")
+        if self._kind == "given":
+            given = reals(data, "data", ModelError)
+            if given.ndim != 1:
+                raise ModelError(f"data has shape {given.shape}: expected one vector")
+            data = given
+        one_of(choose, ("last", "best"), "choose", ModelError)
+        mu = a_real(mu, "mu", ModelError)
+        if mu < 0:
+            raise ModelError(f"mu={mu:g}: expected a number that is not negative")
         level = number(level, "level", 0.5, 1.0, ModelError, ": a confidence level, such as 0.95")
         # Of a value that is looked at, not differentiated, the root needs no help.
         self._options = Options(float(mu), level, eps=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._base._doors import no_type_check
+from .._base._doors import integer, no_type_check
 from .._base._errors import ModelError, NextstatError
 
 
@@ -44,9 +45,8 @@ class StepTimer:
     @no_type_check
     def __init__(self, *, warmup: int = 0, window: int = 10_000) -> None:
         for name, value, least in (("warmup", warmup, 0), ("window", window, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ModelError(f"{name}={value!r}: expected an integer not below {least}")
-        self.warmup, self.window = warmup, window
+            integer(value, name, least, ModelError)
+        self.warmup, self.window = warmup, min(window, sys.maxsize)
         self._times: deque[float] = deque(maxlen=window)
         self.reset()
 

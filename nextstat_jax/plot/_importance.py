@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._doors import no_type_check
+from .._base._checked import a_text, by_name, checked, perhaps
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ROW = 0.26  # inches
 
 
-@no_type_check
+@checked(sample=perhaps(a_text), channel=perhaps(a_text), labels=perhaps(by_name(a_text)))
 def importance(
     result: Importance,
     *,
@@ -53,6 +53,8 @@ def importance(
     values = _checks.numbers(result.systematics, 1, "importance")
     if sample is not None:
         return _bins(np.asarray(result.of(sample, channel)), label_of(sample, labels), ax)
+    if channel is not None:
+        raise FitError(f"channel={channel!r:.60} says where a sample is: name the sample too")
     if not len(values):
         raise FitError("no systematics to draw: no parameter of the model has a constraint; name a sample instead")
     _style.require_matplotlib()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._doors import integer, no_type_check, number
+from .._base._checked import a_flag, a_real, a_text, checked, levels, perhaps, reals
+from .._base._doors import integer, number
 from .._base._errors import FitError
 from .._inference._statistics import STATISTICS
 from .._minimize import _status
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .._inference._limits import UpperLimit
 
 
-@no_type_check
+@checked(level=perhaps(levels), log=a_flag, xlabel=perhaps(a_text))
 def brazil(
     result: HypoTest,
     *,
@@ -112,7 +113,16 @@ def _mark_limit(ax: Any, limit: Any, height: float) -> None:
             ax.plot([value, value], [bottom, height], label=f"{text} {value:.3g}", **style)
 
 
-@no_type_check
+@checked(
+    x=reals,
+    xlabel=a_text,
+    ylabel=perhaps(a_text),
+    scale=reals,
+    reference=perhaps(reals),
+    reference_label=perhaps(a_text),
+    log=a_flag,
+    observed=a_flag,
+)
 def limits(
     upper_limit: UpperLimit,
     x: ArrayLike | Sequence[float],
@@ -207,7 +217,7 @@ def _along(values: Any, what: str, x: np.ndarray) -> np.ndarray:
         raise FitError(f"{what} has shape {np.shape(values)}, but there are {len(x)} limits") from None
 
 
-@no_type_check
+@checked(x=reals, y=reals, xlabel=a_text, ylabel=a_text, numbers=a_flag)
 def exclusion(
     upper_limit: UpperLimit,
     x: ArrayLike | Sequence[float],
@@ -289,7 +299,7 @@ def _edge(ax: Any, x: np.ndarray, y: np.ndarray, limit: np.ndarray, label: str |
 _SYMBOLS = {"qtilde": r"$\tilde q_\mu$", "q": r"$q_\mu$", "q0": r"$q_0$"}
 
 
-@no_type_check
+@checked(mu=perhaps(a_real), log=a_flag, label=perhaps(a_text))
 def toys(
     result: HypoTest,
     *,
@@ -324,8 +334,10 @@ def toys(
     ax = _checks.axes_of(ax, (5.6, 4.2))
     values = np.concatenate(samples)
     reach = max(float(values.max()), observed if np.isfinite(observed) else 0.0) * 1.05 or 1.0
-    if np.ndim(bins):
-        edges = np.asarray(bins, float)
+    if not isinstance(bins, int | np.integer):
+        edges = np.asarray(reals(bins, "bins", FitError))
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+            raise FitError(f"bins={bins!r:.60}: expected their number, or increasing edges")
     else:
         edges = np.linspace(min(0.0, float(values.min())), reach, integer(bins, "bins") + 1)
     name = _style.label_of(result.parameter)

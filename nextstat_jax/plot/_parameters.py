@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._doors import no_type_check
+from .._base._checked import a_real, a_text, by_name, checked, perhaps, texts
 from .._base._errors import FitError
 from .._inference._goodness import correlation_matrix
 from . import _checks, _style
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROW = 0.21  # inches
 
 
-@no_type_check
+@checked(exclude=texts, labels=perhaps(by_name(a_text)))
 def pulls(
     result: Pulls,
     *,
@@ -102,7 +102,7 @@ def points(ax: Any, x: np.ndarray, y: np.ndarray, error: np.ndarray, label: str 
     ax.errorbar(x, y, xerr=error, fmt="o", color="black", markersize=4, elinewidth=1.2, zorder=3, label=label)
 
 
-@no_type_check
+@checked(labels=perhaps(by_name(a_text)), poi=perhaps(a_text))
 def ranking(
     impacts: Impacts | Sequence[Mapping[str, Any]],
     *,
@@ -241,7 +241,7 @@ def _ranking_legend(ax: Any, over: Any) -> None:
     ax.set_ylim(rows - 0.5, -0.5 - rows * covered / (1.0 - covered))
 
 
-@no_type_check
+@checked(threshold=a_real, labels=perhaps(by_name(a_text)))
 def correlation(
     fit_result: FitResult,
     *,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._doors import no_type_check, number
+from .._base._checked import a_text, by_name, checked, levels, perhaps
+from .._base._doors import number
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", "-.", ":")
 
 
-@no_type_check
+@checked(level=levels, label=perhaps(a_text), labels=perhaps(by_name(a_text)))
 def scan(
     result: ScanResult | Mapping[str, ScanResult],
     *,
@@ -147,7 +148,7 @@ def _asymmetric(best: float, lower: float, upper: float) -> str:
     return f"{best:.{digits}f}^{{+{up}}}_{{-{down}}}"
 
 
-@no_type_check
+@checked(level=levels, labels=perhaps(by_name(a_text)))
 def contour(
     result: Contour | ScanResult,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jax.typing import ArrayLike
 
-from .._base._doors import no_type_check
+from .._base._doors import as_array, no_type_check
 from .._base._errors import ModelError
 from .._training._sessions import Session, SignificanceLoss, check_template, require_session
 from ._bridge import Tensors, apply, require_device
@@ -38,17 +38,28 @@ def as_tensor(x: Numbers, *, device: Device | None = None) -> torch.Tensor:
     """
     if isinstance(x, torch.Tensor):
         tensor = x
-    elif isinstance(x, np.ndarray):
+    elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
         # A read-only array cannot be shared: torch may write to what it has.
         tensor = torch.from_numpy(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
-    elif hasattr(x, "__dlpack__"):
+    elif hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
         tensor = torch.from_dlpack(x)
     else:
         try:
-            tensor = torch.as_tensor(np.asarray(x, dtype=np.float64))
-        except (TypeError, ValueError):
+            tensor = torch.as_tensor(as_array(x, "it", np.dtype(np.float64)))
+        except ModelError:
             raise ModelError(f"{x!r:.60} is not made of numbers: give a tensor, an array or a list") from None
-    return tensor if device is None else tensor.to(device)
+    return tensor if device is None else tensor.to(device_of(device))
+
+
+def device_of(device: Any) -> torch.device:
+    """A device of torch; ``ModelError`` for anything else."""
+    try:
+        if isinstance(device, torch.device | str | int) and not isinstance(device, bool):
+            return torch.device(device)
+    # Torch has several kinds of errors for what is none.
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        pass
+    raise ModelError(f"device={device!r:.60}: expected a device of torch, such as 'cpu' or 'cuda:0'")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from jax.typing import ArrayLike
 
-from .._base._doors import no_type_check
+from .._base._checked import a_real
+from .._base._doors import integer, no_type_check
 from .._base._errors import ModelError
 from .._training._shaping import MIN_FRACTION, check_minimum, check_range
 from .._training._soft_histogram import DEFAULT_BANDWIDTH, FAR, check_options
+from ._evaluate import as_tensor
+
+# Beyond it nothing is a number of torch.
+_HUGE = 1e300
 
 
 class SoftHistogram(torch.nn.Module):
@@ -50,7 +55,7 @@ class SoftHistogram(torch.nn.Module):
         super().__init__()
         check_options(mode, outside)
         if not isinstance(bin_edges, torch.nn.Module):
-            edges = torch.as_tensor(bin_edges)
+            edges = as_tensor(bin_edges)
             edges = edges.detach() if edges.is_floating_point() else edges.to(torch.get_default_dtype())
             _check_edges(edges)
             self.register_buffer("bin_edges", edges.clone())
@@ -176,15 +181,15 @@ def _check_edges(edges: torch.Tensor) -> None:
 
 
 def _check_bandwidth(bandwidth: Any) -> None:
-    if not isinstance(bandwidth, torch.Tensor | int | float):
+    if not isinstance(bandwidth, torch.Tensor | int | float) or isinstance(bandwidth, bool):
         raise ModelError(f"bandwidth has to be a number or a tensor of one, not {type(bandwidth).__name__}")
     if isinstance(bandwidth, torch.Tensor):
         if bandwidth.ndim:
             raise ModelError(f"bandwidth has to be one number, but has shape {tuple(bandwidth.shape)}")
         # Reading the value would make a GPU wait.
         return
-    if not 0 < bandwidth < math.inf:
-        raise ModelError(f"bandwidth has to be positive and finite, not {bandwidth:g}")
+    if not 0 < bandwidth < _HUGE:
+        raise ModelError(f"bandwidth has to be positive and finite, not {bandwidth!r:.60}")
 
 
 class MonotoneEdges(torch.nn.Module):
@@ -206,9 +211,8 @@ class MonotoneEdges(torch.nn.Module):
     @no_type_check
     def __init__(self, n_bins: int, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
-        check_range(low, high)
-        if isinstance(n_bins, bool) or not isinstance(n_bins, int) or n_bins < 1:
-            raise ModelError(f"n_bins={n_bins!r}: expected a positive integer")
+        check_range(a_real(low, "low", ModelError), a_real(high, "high", ModelError))
+        integer(n_bins, "n_bins", 1, ModelError)
         self.raw = torch.nn.Parameter(torch.zeros(n_bins))
         self.low = float(low)
         self.high = float(high)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import torch
 
+from .._base._checked import a_real
 from .._base._doors import no_type_check
 from .._base._errors import ModelError
 from .._model._base import Model
@@ -18,7 +19,7 @@ from .._training import _sessions as losses
 from .._training._objectives import EPS
 from .._training._sessions import Session
 from ._bridge import require_device, to_jax
-from ._evaluate import Device, Histogram, Numbers, as_tensor, evaluate
+from ._evaluate import Device, Histogram, Numbers, as_tensor, device_of, evaluate
 
 
 @no_type_check
@@ -46,7 +47,9 @@ def _numbers(data: Any) -> Any:
 
 def _kept(tree: Any, device: Any) -> Any:
     """A session or a loss with its arrays on a device."""
-    return tree if device == "auto" else jax.device_put(tree, require_device(torch.device(device)))
+    if isinstance(device, str) and device == "auto":
+        return tree
+    return jax.device_put(tree, require_device(device_of(device)))
 
 
 @no_type_check
@@ -145,9 +148,15 @@ def profiled_zmu_plain_loss(
     return _root(profiled_qmu_plain_loss(signal_histogram, session, mu), eps)
 
 
+def _small(eps: Any) -> float:
+    if a_real(eps, "eps", ModelError) < 0:
+        raise ModelError(f"eps={eps!r:.60}: expected a number that is not negative")
+    return eps
+
+
 def _root(q: torch.Tensor, eps: float) -> torch.Tensor:
     """``sqrt(q + eps)``, with derivative 0 where that is 0."""
-    x = q + eps
+    x = q + _small(eps)
     zero = x <= 0
     return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
 
