@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._doors import as_array, flag, no_type_check, number
+from ._doors import as_array, flag, number
 from ._errors import FitError, NextstatError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,7 +32,7 @@ def checked(error: type[NextstatError] = FitError, **checks: Check) -> Callable[
                     given.arguments[name] = check(given.arguments[name], name, error)
             return function(*given.args, **given.kwargs)
 
-        return no_type_check(run)  # type: ignore[return-value]
+        return run  # type: ignore[return-value]
 
     return of
 

@@ -129,10 +129,16 @@ def scalar(value: Any, name: str, dtype: Any, error: type[NextstatError] = FitEr
     return array
 
 
+def on_device(tree: Any, place: Any = None) -> Any:
+    """What is known, as arrays on a device: whatever JAX traces meanwhile."""
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(tree, place)
+
+
 def replaced(x: Any, index: Any, value: Any) -> Array:
     """``x`` with other values in some places, without compiling anything where all of it is known."""
     if concrete(x) and concrete(value):
         changed = np.array(x)
         changed[index] = value
-        return jax.device_put(changed)
+        return on_device(changed)
     return jnp.asarray(x).at[index].set(value)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from .._base._compiled import choose
-from .._base._doors import as_array, concrete, no_type_check, scalar
+from .._base._doors import as_array, concrete, no_type_check, on_device, scalar
 from .._base._errors import FitError
 from .._base._numerics import safe_sqrt
 from .._likelihood._starts import rounded
@@ -374,7 +374,7 @@ def asymptotic_test(
     answer = told.answer
     if len(values) > count:
         *columns, above = answer
-        answer = *jax.device_put([np.asarray(x)[:count] for x in columns]), above
+        answer = *on_device([np.asarray(x)[:count] for x in columns]), above
     result = HypoTest(*answer, test_stat=test_stat, calculator="asymptotic", parameter=about.poi_name)
     return result.explained(model, about, told.stuck)
 

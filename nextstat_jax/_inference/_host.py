@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from .._base._compiled import Compiled, Layout, Packed
+from .._base._doors import on_device
 from .._likelihood._common import Level, Parcel
 from .._minimize import _status
 from ._near import near_rows
@@ -120,7 +121,7 @@ class _Maker:
         task = _one(self.capacity, np.asarray(start), np.asarray(frozen), (poi, False, -1, -1, full))
         if all(isinstance(x, Array) or not x.flags.writeable for x in (start, frozen)):
             # The arrays, which nobody can change, stay alive with it, so that nothing else gets their identity.
-            task = jax.device_put(task)
+            task = on_device(task)
             self._last = key, task, start, frozen
         return task
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._doors import concrete, no_type_check, one_of
+from .._base._doors import concrete, no_type_check, on_device, one_of
 from .._base._errors import FitError
 from .._base._numerics import lightly, standard_deviation
 from .._base._tables import plain
@@ -261,7 +261,7 @@ class _Ranking(Question):
         """Without what was added."""
         *columns, mu_hat, mu_uncertainty, status, above = answer
         mine = slice(len(self.nuisances))
-        *columns, status = jax.device_put([np.asarray(x)[mine] for x in (*columns, status)])
+        *columns, status = on_device([np.asarray(x)[mine] for x in (*columns, status)])
         return *columns, mu_hat, mu_uncertainty, status, above
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from .._base._compiled import Layout, Packed
-from .._base._doors import concrete, pytree
+from .._base._doors import concrete, on_device, pytree
 from ._methods import Binned
 from ._segments import GroupSum
 from ._structure import Structure
@@ -123,7 +123,7 @@ class Common:
         result = np.zeros(bins + self.level.params, data.dtype)
         result[: self.n_bins] = data[: self.n_bins]
         result[bins : bins + len(data) - self.n_bins] = data[self.n_bins :]
-        return jax.device_put(result)
+        return on_device(result)
 
     def params(self, params: Any) -> np.ndarray:
         """An array whose last axis is over parameters, in common form."""
@@ -134,7 +134,7 @@ class Common:
 
     def narrowed(self, array: Any) -> Array:
         """Of an array whose last axis is over parameters those of the likelihood."""
-        return array if self.n_params == self.level.params else jax.device_put(np.asarray(array)[..., : self.n_params])
+        return array if self.n_params == self.level.params else on_device(np.asarray(array)[..., : self.n_params])
 
 
 # The floating-point leaves that a likelihood in common form is made of, and what fills the places between them.
@@ -158,9 +158,9 @@ def common_form(arrays: Any, s: Structure) -> Common | None:
     init, frozen, observed = (floats[part] for part in found.parts)
     integers, place = found.integers, _place(arrays.nominal)
     if place is not None:
-        integers = jax.device_put(integers, place)
-    on_device, observed = jax.device_put((floats, observed), place)
-    return Common(Parcel(on_device, integers, sizes), init, frozen, observed, s.n_params, s.n_bins)
+        integers = on_device(integers, place)
+    vector, observed = on_device((floats, observed), place)
+    return Common(Parcel(vector, integers, sizes), init, frozen, observed, s.n_params, s.n_bins)
 
 
 def _place(array: Any) -> Any:
@@ -211,7 +211,7 @@ def _found(s: Structure) -> _Found | None:
     for name in ("init", "frozen", "observed"):
         first = int(np.argmax(gather == places[name][0]))
         parts.append(slice(first, first + len(places[name])))
-    return _Found(sizes, jax.device_put(packed.integers), gather, tuple(parts))
+    return _Found(sizes, on_device(packed.integers), gather, tuple(parts))
 
 
 def _places_of_floats(s: Structure, sizes: Sizes, entries: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:

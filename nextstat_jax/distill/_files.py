@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .._base._checked import a_path, checked
+from .._base._doors import no_type_check
 from .._base._errors import DatasetError
 from .._base._tables import plain
 from ._dataset import SurrogateDataset, check_dataset
@@ -35,6 +36,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZip
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def to_npz(ds: SurrogateDataset, path: Any) -> None:
     """Writes a data set as a compressed ``.npz`` file, under a temporary name that is then renamed.
 
@@ -53,6 +55,7 @@ def to_npz(ds: SurrogateDataset, path: Any) -> None:
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def from_npz(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_npz`` wrote.
 
@@ -98,6 +101,7 @@ def read_npz(path: Any, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def to_parquet(ds: SurrogateDataset, path: Any) -> None:
     """Writes a data set as one Parquet file, compressed by zstd, under a temporary name that is then renamed.
 
@@ -119,6 +123,7 @@ def to_parquet(ds: SurrogateDataset, path: Any) -> None:
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def from_parquet(path: str | Path) -> SurrogateDataset:
     """Reads what ``to_parquet`` wrote, or a whole folder of ``generate_parquet``.
 

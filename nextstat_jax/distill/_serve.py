@@ -32,6 +32,7 @@ _NESTED = ("layers", "reference", "expansion")
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def save(surrogate: Surrogate, path: str | Path) -> None:
     """Writes a surrogate as one ``.npz`` file with a JSON header, under a temporary name that is then renamed.
 
@@ -64,6 +65,7 @@ def save(surrogate: Surrogate, path: str | Path) -> None:
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def load(path: str | Path) -> Surrogate:
     """Reads what ``save`` wrote. Nothing is unpickled. Turns on JAX's x64 mode, as ``from_pyhf`` does.
 
@@ -140,6 +142,7 @@ def _fits(core: Core, n: int) -> bool:
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def export(
     surrogate: Surrogate, path: str | Path, *, dtype: DTypeLike = "float64", platforms: Sequence[str] | None = None
 ) -> None:
@@ -218,6 +221,7 @@ def to_torch(surrogate: Surrogate) -> Any:
 
 
 @checked(DatasetError, path=a_path)
+@no_type_check
 def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
     """Writes the NLL as an ONNX file, for runtimes in any language and on any device.
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from .._base._checked import a_path, checked
-from .._base._doors import integer
+from .._base._doors import integer, no_type_check
 from .._base._errors import DatasetError
 from .._base._tables import plain
 from .._batches._run import Run
@@ -30,6 +30,7 @@ _NUMBERS = 12_000_000
 
 
 @checked(DatasetError, folder=a_path)
+@no_type_check
 def generate_parquet(
     model: HistFactoryModel,
     folder: str | Path,
@@ -96,6 +97,7 @@ def generate_parquet(
 
 
 @checked(DatasetError, folder=a_path)
+@no_type_check
 def iterate_parquet(folder: str | Path) -> Iterator[pa.Table]:
     """The parts of a folder of ``generate_parquet`` one after the other, as Arrow tables.
 

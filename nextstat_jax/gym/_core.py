@@ -133,6 +133,7 @@ class HistFactoryCore(eqx.Module):
     @checked(
         ModelError, channel=perhaps(a_text), sample=a_text, reward_metric=a_text, improvement=a_flag, normalize=a_flag
     )
+    @no_type_check
     def __init__(
         self,
         workspace: Any,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._base._checked import a_flag, a_mapping, a_number, a_text, checked, perhaps
-from .._base._doors import one_of
+from .._base._doors import no_type_check, one_of
 from .._base._errors import ModelError
 from .._base._special import ndtr
 from .._inference._asymptotics import Discovery
@@ -26,6 +26,7 @@ _INDICES = re.compile(r"(/\d+)+$")
 
 
 @checked(ModelError, parameters=a_flag, prefix=a_text, extra=perhaps(a_mapping))
+@no_type_check
 def metrics_dict(
     result: Result | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     prefix: str = "",
@@ -166,6 +167,7 @@ def _number(name: str, value: Any) -> float:
     prefix=a_text,
     extra=perhaps(a_mapping),
 )
+@no_type_check
 def significance_metrics(
     z0: ArrayLike | Discovery,
     q0: ArrayLike | None = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base._checked import a_flag, a_text, by_name, checked, perhaps, reals, texts
-from .._base._doors import integer
+from .._base._doors import integer, no_type_check
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -71,6 +71,7 @@ class _Stack:
     log=a_flag,
     data=a_flag,
 )
+@no_type_check
 def distributions(
     yields: Yields,
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base._checked import a_text, by_name, checked, perhaps
+from .._base._doors import no_type_check
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -21,6 +22,7 @@ _ROW = 0.26  # inches
 
 
 @checked(sample=perhaps(a_text), channel=perhaps(a_text), labels=perhaps(by_name(a_text)))
+@no_type_check
 def importance(
     result: Importance,
     *,

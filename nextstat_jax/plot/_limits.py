@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base._checked import a_flag, a_real, a_text, checked, levels, perhaps, reals
-from .._base._doors import integer, number
+from .._base._doors import integer, no_type_check, number
 from .._base._errors import FitError
 from .._inference._statistics import STATISTICS
 from .._minimize import _status
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @checked(level=perhaps(levels), log=a_flag, xlabel=perhaps(a_text))
+@no_type_check
 def brazil(
     result: HypoTest,
     *,
@@ -123,6 +124,7 @@ def _mark_limit(ax: Any, limit: Any, height: float) -> None:
     log=a_flag,
     observed=a_flag,
 )
+@no_type_check
 def limits(
     upper_limit: UpperLimit,
     x: ArrayLike | Sequence[float],
@@ -218,6 +220,7 @@ def _along(values: Any, what: str, x: np.ndarray) -> np.ndarray:
 
 
 @checked(x=reals, y=reals, xlabel=a_text, ylabel=a_text, numbers=a_flag)
+@no_type_check
 def exclusion(
     upper_limit: UpperLimit,
     x: ArrayLike | Sequence[float],
@@ -300,6 +303,7 @@ _SYMBOLS = {"qtilde": r"$\tilde q_\mu$", "q": r"$q_\mu$", "q0": r"$q_0$"}
 
 
 @checked(mu=perhaps(a_real), log=a_flag, label=perhaps(a_text))
+@no_type_check
 def toys(
     result: HypoTest,
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base._checked import a_real, a_text, by_name, checked, perhaps, texts
+from .._base._doors import no_type_check
 from .._base._errors import FitError
 from .._inference._goodness import correlation_matrix
 from . import _checks, _style
@@ -25,6 +26,7 @@ _ROW = 0.21  # inches
 
 
 @checked(exclude=texts, labels=perhaps(by_name(a_text)))
+@no_type_check
 def pulls(
     result: Pulls,
     *,
@@ -103,6 +105,7 @@ def points(ax: Any, x: np.ndarray, y: np.ndarray, error: np.ndarray, label: str 
 
 
 @checked(labels=perhaps(by_name(a_text)), poi=perhaps(a_text))
+@no_type_check
 def ranking(
     impacts: Impacts | Sequence[Mapping[str, Any]],
     *,
@@ -242,6 +245,7 @@ def _ranking_legend(ax: Any, over: Any) -> None:
 
 
 @checked(threshold=a_real, labels=perhaps(by_name(a_text)))
+@no_type_check
 def correlation(
     fit_result: FitResult,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base._checked import a_text, by_name, checked, levels, perhaps
-from .._base._doors import number
+from .._base._doors import no_type_check, number
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -23,6 +23,7 @@ _LINES = ("-", "--", "-.", ":")
 
 
 @checked(level=levels, label=perhaps(a_text), labels=perhaps(by_name(a_text)))
+@no_type_check
 def scan(
     result: ScanResult | Mapping[str, ScanResult],
     *,
@@ -149,6 +150,7 @@ def _asymmetric(best: float, lower: float, upper: float) -> str:
 
 
 @checked(level=levels, labels=perhaps(by_name(a_text)))
+@no_type_check
 def contour(
     result: Contour | ScanResult,
     *,

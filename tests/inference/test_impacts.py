@@ -171,11 +171,11 @@ class TestFitsNear:
         likelihood, data = model.likelihood, model.observed_data
         poi, none = model.poi_index, model.n_params
         first = fit_once(likelihood, poi, data, likelihood.init, full=False).found.minimum
-        center = center_of(likelihood, data, first, poi)
+        center = center_of(likelihood, data, first, jnp.asarray(poi))
         n = len(toys)
         free = Lanes(jnp.tile(first.y, (n, 1)), jnp.full(n, none), toys)
         held = Lanes(jnp.tile(jnp.asarray(first.y).at[poi].set(0.3), (n, 1)), jnp.full(n, poi), toys)
-        return likelihood, center, free, held, likelihood.attempts(data, poi)
+        return likelihood, center, free, held, likelihood.attempts(data, jnp.asarray(poi))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("bounds", [(-5.0, 10.0), (0.0, 10.0)])

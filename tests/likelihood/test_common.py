@@ -145,3 +145,14 @@ def test_a_program_for_common_form_serves_single_precision():
     single = nextstat.fit(nextstat.from_pyhf(workspace, dtype="float32"))
     assert single.params.dtype == np.float32
     np.testing.assert_allclose(single.params, nextstat.fit(nextstat.from_pyhf(workspace)).params, atol=2e-3)
+
+
+def test_what_is_known_is_computed_while_a_function_is_traced():
+    model = nextstat.from_pyhf(small(2, 8))
+    x = jnp.array(2.0)
+    twice = jax.jit(lambda x: x * nextstat.fit(model).params[0] + nextstat.hypotest(model, 1.0).cls)(x)
+    each = jax.vmap(lambda x: x * nextstat.q0(model))(jnp.arange(3.0))
+    again = nextstat.fit(model)
+    expected = 2.0 * float(again.params[0]) + float(nextstat.hypotest(model, 1.0).cls)
+    assert float(twice) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(each, float(nextstat.q0(model)) * np.arange(3.0), rtol=1e-12)

@@ -141,7 +141,7 @@ def test_significance_metrics():
         (lambda m: mlops.metrics_dict({}, nonfinite="zero"), "nonfinite='zero'"),
         (lambda m: mlops.metrics_dict({}, model=m), "pulls of a FitResult alone"),
         (lambda m: mlops.metrics_dict(jax.tree.map(lambda x: x[None], nextstat.fit(m))), "a batch of"),
-        (lambda m: mlops.significance_metrics([1.0, 2.0]), "expected one number or a Discovery"),
+        (lambda m: mlops.significance_metrics([1.0, 2.0]), "z0 has shape .2,.: expected one number"),
         (lambda m: mlops.significance_metrics("high"), "z0 is 'high'"),
     ],
 )
