@@ -107,6 +107,8 @@ def evaluate(
     """
     require_session(session, SignificanceLoss)
     if isinstance(histogram, Mapping):
+        if not histogram:
+            raise ModelError("there are no templates: give a histogram, or templates by key")
         keys, values = tuple(histogram), tuple(histogram.values())
     else:
         keys, values = None, (as_tensor(histogram),)
