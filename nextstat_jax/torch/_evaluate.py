@@ -38,7 +38,7 @@ def as_tensor(x: Numbers, *, device: Device | None = None) -> torch.Tensor:
     """
     if isinstance(x, torch.Tensor):
         tensor = x
-    elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+    elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and not np.ma.is_masked(x):
         # A read-only array cannot be shared: torch may write to what it has.
         tensor = torch.from_numpy(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
     elif hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
