@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._doors import as_array, flag, number
+from ._doors import as_array, number
 from ._errors import FitError, NextstatError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,11 +35,6 @@ def checked(error: type[NextstatError] = FitError, **checks: Check) -> Callable[
         return run  # type: ignore[return-value]
 
     return of
-
-
-def a_flag(value: Any, name: str, error: type[NextstatError]) -> bool:
-    """True or False."""
-    return flag(value, name, error)
 
 
 def a_text(value: Any, name: str, error: type[NextstatError]) -> str:

@@ -108,6 +108,16 @@ class Layout(NamedTuple):
         """Of the floating-point numbers."""
         return next((dtype for _, dtype in self.leaves if dtype.kind == "f"), np.dtype(np.float64))
 
+    @property
+    def sizes(self) -> Packed:
+        """How many numbers there are of each kind."""
+        kinds = [(dtype.kind == "f", int(np.prod(shape))) for shape, dtype in self.leaves]
+        return Packed(*(sum(size for real, size in kinds if real == wanted) for wanted in (True, False)))
+
+    def zeros(self) -> Any:
+        """A tree of zeros, on the host."""
+        return jax.tree.unflatten(self.treedef, [np.zeros(*leaf) for leaf in self.leaves])
+
     def pack(self, tree: Any) -> Packed:
         """Inside a compiled function."""
         floats, integers = [], []

@@ -91,12 +91,11 @@ class _Maker:
         shared, likelihood = isinstance(likelihood, Parcel), _opened(likelihood)
         n, dtype = likelihood.init.shape[0], np.dtype(likelihood.init.dtype)
         self.found = found_layout(Facts(likelihood, None, data))
-        width = sum(int(np.prod(shape)) for shape, kind in self.found.leaves if kind.kind == "f")
-        self.capacity = _FEWER if _FEWER * width * dtype.itemsize <= _SMALL_BYTES else _CAPACITY
+        self.capacity = _FEWER if _FEWER * self.found.sizes.floats * dtype.itemsize <= _SMALL_BYTES else _CAPACITY
         self.extra = Layout.of(Extra(np.zeros((), dtype), np.zeros((2, n), dtype)))
         self.first = _first_layout(likelihood, data) if shared else None
         self.make = Compiled(self._make)
-        nothing = jax.tree.unflatten(self.found.treedef, [np.zeros(*leaf) for leaf in self.found.leaves])
+        nothing = self.found.zeros()
         minimum = nothing.minimum._replace(value=np.inf, status=_status.RUNNING)
         nothing = self.found.packed(nothing._replace(minimum=minimum, above=np.inf))
         # In place of fits that are not made.
@@ -141,8 +140,7 @@ class _Asker:
         self.near = begins_near(question, facts.likelihood)
         self.make_near = Compiled(self._make_near)
         # How it all begins, but for the start.
-        blank = jax.tree.unflatten(self.course.treedef, [np.zeros(*leaf) for leaf in self.course.leaves])
-        blank = blank._replace(above=np.inf)
+        blank = self.course.zeros()._replace(above=np.inf)
         self._blank = self.course.packed(blank)
         self._lead = self.course.place(blank._replace(lead=np.ones_like(blank.lead)), blank, 0)
         self._ends = _ends_of(self.course)
@@ -203,8 +201,7 @@ class _Ends(NamedTuple):
 
 
 def _ends_of(course: Layout) -> _Ends:
-    sizes = [sum(int(np.prod(shape)) for shape, kind in course.leaves if (kind.kind == "f") == real) for real in (1, 0)]
-    tree = course.unpack(Packed(*(np.arange(size) for size in sizes)))
+    tree = course.unpack(Packed(*map(np.arange, course.sizes)))
     parts = [x for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Found)) if isinstance(x, Found)]
     n = tree.lead.shape[-1]
     rows = [(x.minimum.y.reshape(-1, n), x.minimum.gradient.reshape(-1, n), x.n_fits.reshape(-1)) for x in parts]
@@ -252,13 +249,30 @@ class Told(NamedTuple):
 def answer_on_host(question: Question, facts: Facts, start: Any) -> Told:
     """The answer to a question, without derivatives; of small likelihoods all of one size share the programs."""
     likelihood, common = facts.likelihood, facts.likelihood.common
+    theirs = _crossed(likelihood, facts.data, start)
+    asked = question if common is None else question.widened(common)
+    facts = facts._replace(likelihood=theirs.likelihood, data=theirs.data)
+    asker, course, _, answer = on_host(asked, facts, theirs.start, theirs.frozen)
+    stuck = asker.stuck(course, likelihood, question)
+    return Told(answer if common is None else question.narrowed(common, answer), stuck)
+
+
+class _Crossed(NamedTuple):
+    """What compiled functions are given, in common form where there is one."""
+
+    likelihood: Any
+    data: Any
+    start: Any
+    frozen: Any
+
+
+def _crossed(likelihood: Any, data: Any, start: Any) -> _Crossed:
+    common = likelihood.common
     if common is None:
-        asker, course, _, answer = on_host(question, facts, start, likelihood.frozen)
-        return Told(answer, asker.stuck(course, likelihood, question))
-    data = common.observed if facts.data is facts.likelihood.observed else common.data(facts.data)
-    theirs = facts._replace(likelihood=common.parcel, data=data)
-    asker, course, _, answer = on_host(question.widened(common), theirs, common.params(start), common.frozen)
-    return Told(question.narrowed(common, answer), asker.stuck(course, likelihood, question))
+        return _Crossed(likelihood, data, start, likelihood.frozen)
+    data = common.observed if data is likelihood.observed else common.data(data)
+    start = common.init if start is likelihood.init else common.params(start)
+    return _Crossed(common.parcel, data, start, common.frozen)
 
 
 def on_host(question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[_Asker, Packed, Any, Any]:
@@ -290,11 +304,8 @@ def on_host(question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[
 
 def fit_on_host(likelihood: Any, data: Any, start: Any, poi: int, *, full: bool) -> First:
     """One unconditional fit, and its covariance if ``full``; of small likelihoods all of one size share the program."""
-    common, frozen = likelihood.common, likelihood.frozen
-    if common is not None:
-        start = common.init if start is likelihood.init else common.params(start)
-        data = common.observed if data is likelihood.observed else common.data(data)
-        likelihood, frozen = common.parcel, common.frozen
+    common = likelihood.common
+    likelihood, data, start, frozen = _crossed(likelihood, data, start)
     maker = _maker_of(*_form(likelihood, data))
     task = maker.one_fit(start, frozen, poi, full=full)
     made = maker.make(likelihood, data, data, task)

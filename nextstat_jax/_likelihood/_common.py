@@ -119,11 +119,7 @@ class Common:
 
     def data(self, data: Any) -> Array:
         """Main and auxiliary data, shape (n_data,), in common form."""
-        data, bins = np.asarray(data), self.level.bins
-        result = np.zeros(bins + self.level.params, data.dtype)
-        result[: self.n_bins] = data[: self.n_bins]
-        result[bins : bins + len(data) - self.n_bins] = data[self.n_bins :]
-        return on_device(result)
+        return on_device(_wide(np.asarray(data), self.n_bins, self.level))
 
     def params(self, params: Any) -> np.ndarray:
         """An array whose last axis is over parameters, in common form."""
@@ -135,6 +131,14 @@ class Common:
     def narrowed(self, array: Any) -> Array:
         """Of an array whose last axis is over parameters those of the likelihood."""
         return array if self.n_params == self.level.params else on_device(np.asarray(array)[..., : self.n_params])
+
+
+def _wide(data: np.ndarray, n_bins: int, level: Level, fill: int = 0) -> np.ndarray:
+    """Main and auxiliary data with what fills behind each."""
+    result = np.full(level.bins + level.params, fill, data.dtype)
+    put(result, data[:n_bins])
+    put(result[level.bins :], data[n_bins:])
+    return result
 
 
 # The floating-point leaves that a likelihood in common form is made of, and what fills the places between them.
@@ -193,15 +197,15 @@ def _found(s: Structure) -> _Found | None:
     if level is None:
         return None
     # The smallest are spared what they do not have. Others are more alike with it than without.
-    small = level == 0
+    no_normsys, no_histosys, no_gammas = (None, None, 0) if level == 0 else ("code4", "code4p", 1)
     sizes = Sizes(
         level,
         "float64",
-        s.normsys if len(rows) else None if small else "code4",
-        s.histosys if s.n_shifts else None if small else "code4p",
+        s.normsys if len(rows) else no_normsys,
+        s.histosys if s.n_shifts else no_histosys,
         s.derived.kinks is not None,
         len(s.poisson_params) > 0,
-        len(s.cell_factors) if len(s.derived.gammas) else 0 if small else 1,
+        len(s.cell_factors) if len(s.derived.gammas) else no_gammas,
     )
     places = _places_of_floats(s, sizes, entries)
     tables = filled(s, sizes, s.entry_params[entries], rows)
@@ -235,17 +239,12 @@ def _places_of_floats(s: Structure, sizes: Sizes, entries: tuple[np.ndarray, np.
     zero, one, no_width = count, count + 1, count + 2
     mine["factors"] = mine["factors"][:, *entries][:, None]
     fill = dict.fromkeys(_LEAVES, zero) | {"widths": no_width, "frozen": one, "scale": one}
-    level = LEVELS[sizes.level]
-    empty = jax.tree.unflatten(_layout(sizes).treedef, [np.zeros(*leaf) for leaf in _layout(sizes).leaves])
+    empty = _layout(sizes).zeros()
     result: dict[str, Any] = {"uncertainties": np.zeros(0)}
     for name in _LEAVES:
         result[name] = np.full(getattr(empty, name).shape, fill[name])
-        if name != "observed":
-            put(result[name], mine[name])
-    main, aux = np.split(mine["observed"], [s.n_bins])
-    put(result["observed"], main)
-    put(result["observed"][level.bins :], aux)
-    return result
+        put(result[name], mine[name])
+    return result | {"observed": _wide(mine["observed"], s.n_bins, LEVELS[sizes.level], zero)}
 
 
 @cache

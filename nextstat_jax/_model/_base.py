@@ -173,7 +173,14 @@ def bounded_below(likelihood: Likelihood, index: int | None) -> Likelihood:
     """The likelihood with a parameter at 0 or above."""
     assert index is not None
     lower = likelihood.lower
-    low = np.maximum(np.asarray(lower)[index], 0.0) if concrete(lower) else jnp.maximum(lower[index], 0.0)
+    if concrete(lower):
+        low = np.asarray(lower)[index]
+        # What is kept with a likelihood stays with it.
+        if low >= 0:
+            return likelihood
+        low = np.zeros_like(low)
+    else:
+        low = jnp.maximum(lower[index], 0.0)
     return replace(likelihood, lower=replaced(lower, index, low))  # type: ignore[type-var]
 
 

@@ -16,8 +16,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from .._base._checked import a_flag, a_text, checked, perhaps
-from .._base._doors import as_vector, integer, no_type_check, number, pytree
+from .._base._checked import a_text, checked, perhaps
+from .._base._doors import as_vector, flag, integer, no_type_check, number, pytree
 from .._base._errors import ModelError
 from .._minimize import _status
 from .._model._base import require_free
@@ -130,9 +130,7 @@ class HistFactoryCore(eqx.Module):
     statistic: str = eqx.field(static=True)
     level: float = eqx.field(static=True)
 
-    @checked(
-        ModelError, channel=perhaps(a_text), sample=a_text, reward_metric=a_text, improvement=a_flag, normalize=a_flag
-    )
+    @checked(ModelError, channel=perhaps(a_text), sample=a_text, reward_metric=a_text, improvement=flag, normalize=flag)
     @no_type_check
     def __init__(
         self,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._base._checked import a_flag, a_mapping, a_number, a_text, checked, perhaps
-from .._base._doors import no_type_check, one_of
+from .._base._checked import a_mapping, a_number, a_text, checked, perhaps
+from .._base._doors import flag, no_type_check, one_of
 from .._base._errors import ModelError
 from .._base._special import ndtr
 from .._inference._asymptotics import Discovery
@@ -25,7 +25,7 @@ NONFINITE = ("drop", "keep")
 _INDICES = re.compile(r"(/\d+)+$")
 
 
-@checked(ModelError, parameters=a_flag, prefix=a_text, extra=perhaps(a_mapping))
+@checked(ModelError, parameters=flag, prefix=a_text, extra=perhaps(a_mapping))
 @no_type_check
 def metrics_dict(
     result: Result | Mapping[str, Any] | Sequence[Mapping[str, Any]],

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._checked import a_flag, a_text, by_name, checked, perhaps, reals, texts
-from .._base._doors import integer, no_type_check
+from .._base._checked import a_text, by_name, checked, perhaps, reals, texts
+from .._base._doors import flag, integer, no_type_check
 from .._base._errors import FitError
 from . import _checks, _style
 from ._style import label_of
@@ -63,13 +63,13 @@ class _Stack:
 
 @checked(
     channels=perhaps(texts),
-    summary=a_flag,
+    summary=flag,
     edges=perhaps(by_name(reals)),
     labels=perhaps(by_name(a_text)),
     order=perhaps(texts),
     xlabel=perhaps(a_text),
-    log=a_flag,
-    data=a_flag,
+    log=flag,
+    data=flag,
 )
 @no_type_check
 def distributions(

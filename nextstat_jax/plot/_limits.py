@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._base._checked import a_flag, a_real, a_text, checked, levels, perhaps, reals
-from .._base._doors import integer, no_type_check, number
+from .._base._checked import a_real, a_text, checked, levels, perhaps, reals
+from .._base._doors import flag, integer, no_type_check, number
 from .._base._errors import FitError
 from .._inference._statistics import STATISTICS
 from .._minimize import _status
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._inference._limits import UpperLimit
 
 
-@checked(level=perhaps(levels), log=a_flag, xlabel=perhaps(a_text))
+@checked(level=perhaps(levels), log=flag, xlabel=perhaps(a_text))
 @no_type_check
 def brazil(
     result: HypoTest,
@@ -121,8 +121,8 @@ def _mark_limit(ax: Any, limit: Any, height: float) -> None:
     scale=reals,
     reference=perhaps(reals),
     reference_label=perhaps(a_text),
-    log=a_flag,
-    observed=a_flag,
+    log=flag,
+    observed=flag,
 )
 @no_type_check
 def limits(
@@ -219,7 +219,7 @@ def _along(values: Any, what: str, x: np.ndarray) -> np.ndarray:
         raise FitError(f"{what} has shape {np.shape(values)}, but there are {len(x)} limits") from None
 
 
-@checked(x=reals, y=reals, xlabel=a_text, ylabel=a_text, numbers=a_flag)
+@checked(x=reals, y=reals, xlabel=a_text, ylabel=a_text, numbers=flag)
 @no_type_check
 def exclusion(
     upper_limit: UpperLimit,
@@ -302,7 +302,7 @@ def _edge(ax: Any, x: np.ndarray, y: np.ndarray, limit: np.ndarray, label: str |
 _SYMBOLS = {"qtilde": r"$\tilde q_\mu$", "q": r"$q_\mu$", "q0": r"$q_0$"}
 
 
-@checked(mu=perhaps(a_real), log=a_flag, label=perhaps(a_text))
+@checked(mu=perhaps(a_real), log=flag, label=perhaps(a_text))
 @no_type_check
 def toys(
     result: HypoTest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,6 @@ from .._base._errors import ModelError
 from .._training._shaping import MIN_FRACTION, check_minimum, check_range
 from .._training._soft_histogram import DEFAULT_BANDWIDTH, FAR, check_options
 from ._evaluate import as_tensor
-
-# Beyond it nothing is a number of torch.
-_HUGE = 1e300
 
 
 class SoftHistogram(torch.nn.Module):
@@ -188,7 +186,7 @@ def _check_bandwidth(bandwidth: Any) -> None:
             raise ModelError(f"bandwidth has to be one number, but has shape {tuple(bandwidth.shape)}")
         # Reading the value would make a GPU wait.
         return
-    if not 0 < bandwidth < _HUGE:
+    if not 0 < bandwidth <= sys.float_info.max:
         raise ModelError(f"bandwidth has to be positive and finite, not {bandwidth!r:.60}")
 
 
