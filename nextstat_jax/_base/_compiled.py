@@ -44,6 +44,16 @@ def quick_options() -> dict[str, Any]:
     return known
 
 
+@cache
+def _one_device() -> bool:
+    """Whether there is no other place for an array."""
+    return jax.default_backend() == "cpu" and jax.local_device_count() == 1
+
+
+def _place(tree: Any) -> Any:
+    return next((leaf.sharding for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)), None)
+
+
 class Compiled:
     """A function compiled ahead of time, at its first call, for arguments of one form.
 
@@ -57,7 +67,7 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The function's value; all arguments are of one form, on one device."""
-        place = next((leaf.sharding for leaf in jax.tree.leaves(args[:1]) if isinstance(leaf, jax.Array)), None)
+        place = None if _one_device() else _place(args[0])
         program = self._programs.get(place)
         if program is not None:
             return program(*args)

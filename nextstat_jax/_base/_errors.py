@@ -6,9 +6,21 @@ compiled function never raises: it is reported in the ``status`` of the result.
 
 from __future__ import annotations
 
+# Characters of a message, and of its beginning where it is longer.
+_LONGEST = 2000
+_BEGINNING = 1600
+
 
 class NextstatError(ValueError):
-    """Root of every exception that this package raises on purpose."""
+    """Root of every exception that this package raises on purpose.
+
+    What it quotes may be as long as a file; its message is not: of more than 2,000 characters the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        """The message."""
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[:_BEGINNING]} [...] {text[_BEGINNING - _LONGEST :]}"
 
 
 class WorkspaceError(NextstatError):

@@ -26,7 +26,7 @@ from ._host import Told, answer_on_host, fit_on_host, on_host
 from ._near import near_rows
 from ._points import blank_rows
 from ._question import Course, Question, advanced, begins_near, initial, wanted_of
-from ._rows import Facts, First, Look, Rows, found_layout, make_rows
+from ._rows import Facts, First, Known, Look, Rows, found_layout, make_rows
 
 
 def ask(question: Question, facts: Facts, start: Any = None) -> Told:
@@ -61,7 +61,7 @@ def stopped(x: Any) -> Any:
 
 def all_concrete(tree: Any) -> bool:
     """Whether no leaf of a tree is traced."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(issubclass(kind, Tracer) for kind in set(map(type, jax.tree.leaves(tree))))
 
 
 @jax.jit
@@ -69,12 +69,13 @@ def traced(question: Question, facts: Facts, start: Array) -> Course:
     """The loop inside a JAX transformation: for the driver, and for what makes fits inside a program of its own."""
     layout = found_layout(facts)
     near = begins_near(question, facts.likelihood)
+    known = Known.of(facts.likelihood, facts.poi, facts.data)
 
     def body(course: Course) -> Course:
         rows, asimov, look = wanted_of(question, facts, course, 1)
         mine = jax.tree.map(lambda x: x[:1], rows) if near else rows
         found, first = make_rows(
-            facts.likelihood, facts.poi, (facts.data, asimov), mine, look, flat=question.flat,
+            facts.likelihood, known, (facts.data, asimov), mine, look, flat=question.flat,
             # The unconditional fit is never made beside others.
             only=len(mine.wanted) <= 2,
         )  # fmt: skip
@@ -98,8 +99,8 @@ def fit_once(likelihood: Likelihood, poi: Any, data: Any, start: Any, *, full: b
     """One unconditional fit, and its covariance if ``full``; on the host or traced, not differentiated."""
     if not all_concrete((likelihood, data, start)):
         likelihood, data, start = jax.tree.map(stopped, (likelihood, data, start))
-    if not all_concrete((likelihood, data, start)):
-        return _fit_traced(likelihood, data, start, poi, full=full)
+        if not all_concrete((likelihood, data, start)):
+            return _fit_traced(likelihood, data, start, poi, full=full)
     return fit_on_host(likelihood, data, start, int(poi), full=full)
 
 
@@ -108,4 +109,5 @@ def _fit_traced(likelihood: Likelihood, data: Array, start: Array, poi: Any, *, 
     frozen = likelihood.frozen > 0
     rows = Rows.of(start[None], frozen[None])
     look = Look(jnp.array(False), jnp.array([-1, -1]), jnp.array(True) if full else False)
-    return make_rows(likelihood, poi, (data, data), rows, look, flat=not full, only=True)[1]
+    known = Known.of(likelihood, poi, data)
+    return make_rows(likelihood, known, (data, data), rows, look, flat=not full, only=True)[1]

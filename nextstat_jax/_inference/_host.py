@@ -19,7 +19,7 @@ from .._likelihood._common import Level, Parcel
 from .._minimize import _status
 from ._near import near_rows
 from ._question import Question, advanced, begins_near, initial, wanted_of
-from ._rows import Extra, Facts, First, Look, Rows, first_of, found_layout, make_rows
+from ._rows import Extra, Facts, First, Known, Look, Rows, first_of, found_layout, make_rows
 from ._search import Found, no_fit
 from ._statistics import STATISTICS
 
@@ -104,7 +104,8 @@ class _Maker:
 
     def _make(self, likelihood: Any, data: Array, asimov: Array, task: Task) -> _Made:
         poi, rows, look = _unpacked(task)
-        found, first = make_rows(likelihood.opened(), poi, (data, asimov), rows, look)
+        likelihood = likelihood.opened()
+        found, first = make_rows(likelihood, Known.of(likelihood, poi, data), (data, asimov), rows, look)
         extra = self.extra.pack(Extra(first.constant, first.columns))
         rest = first._replace(spread=None)
         # The arrays of a fit's result come out one by one: to take them apart later would take longer. Those in common

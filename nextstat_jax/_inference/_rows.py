@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._base._compiled import Layout, Packed
-from .._likelihood._protocol import Likelihood
+from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
 from .._minimize._dense import cholesky, masked, solve
 from .._model._base import Subject
@@ -99,9 +99,26 @@ class First(NamedTuple):
     spread: Any = None
 
 
+class Known(NamedTuple):
+    """What is known of a data set before any fit.
+
+    Attributes:
+        attempts: Further starts of fits.
+        constant: NLL less deviance.
+    """
+
+    attempts: Attempts
+    constant: Array
+
+    @classmethod
+    def of(cls, likelihood: Likelihood, poi: Array, data: Array) -> Known:
+        """To be computed once, however many fits there are."""
+        return cls(likelihood.attempts(data, poi), likelihood.constant(data))
+
+
 def make_rows(
     likelihood: Likelihood,
-    poi: Array,
+    known: Known,
     data: tuple[Array, Array],
     rows: Rows,
     look: Look,
@@ -113,7 +130,7 @@ def make_rows(
 
     Args:
         likelihood: The likelihood.
-        poi: Index of the parameter of interest.
+        known: What is known of the first data set.
         data: Two data sets.
         rows: The fits.
         look: What else is wanted of the first.
@@ -123,7 +140,7 @@ def make_rows(
     Returns:
         The fits, packed, with a leading axis; and what is known of the first.
     """
-    attempts = likelihood.attempts(data[0], poi)
+    attempts, constant = known
     several = jnp.isfinite(attempts.worth)
     needed = ~look.if_needed | several.any()
     wanted = rows.wanted.at[0].set(rows.wanted[0] & needed)
@@ -161,7 +178,6 @@ def make_rows(
     first = layout.unpack(Packed(*(x[0] for x in found)))
     held = rows.held[0]
     pinned = pins_of(likelihood, first.minimum, rows.start[0], held).mask
-    constant = likelihood.constant(data[0])
     parts = first, first.minimum.value + constant, constant, held, pinned & ~held
     nothing = hessian[jnp.zeros(2, int)]
     if flat:

@@ -40,12 +40,17 @@ def _tighten(aux: Any, args: Any, z: Array) -> tuple[Array, Array]:
     return likelihood.tighten(barrier._replace(multipliers=z), aux, data)
 
 
+def _inside(aux: Any, args: Any) -> Array:
+    likelihood, data, _ = args
+    return likelihood.inside(aux, data)
+
+
 def _bare(value: Array, aux: Any, args: Any, z: Array) -> Array:
     likelihood, data, barrier = args
     return likelihood.bare(value, barrier._replace(multipliers=z), aux, data)
 
 
-PROBLEM = Problem(_evaluate, _curvatures, _tighten, _bare)
+PROBLEM = Problem(_evaluate, _curvatures, _tighten, _inside, _bare)
 
 
 class Found(NamedTuple):
@@ -121,11 +126,17 @@ class _Never:
 def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Array]:
     likelihood = task.likelihood
     curved = False if isinstance(task.curved, _Never) else task.curved
-    barrier = likelihood.barrier()
-    return minimize(
-        PROBLEM, task.start, (likelihood, task.data, barrier), box_of(likelihood, task.held), barrier.multipliers,
+    barrier, box = likelihood.barrier(), box_of(likelihood, task.held)
+    minimum, hessian = minimize(
+        PROBLEM, task.start, (likelihood, task.data, barrier), box, barrier.multipliers,
         fallback=likelihood.init, curved=curved, wanted=task.wanted, alone=alone,
     )  # fmt: skip
+    stayed = ~task.held & (minimum.y == jnp.clip(task.start, box.lower, box.upper))
+    stranded = likelihood.stranded(minimum.y, stayed, minimum.aux, task.data)
+    if stranded is None:
+        return minimum, hessian
+    stranded = stranded & (minimum.status == _status.CONVERGED)
+    return minimum._replace(status=jnp.where(stranded, _status.STRANDED, minimum.status)), hessian
 
 
 @lru_cache(maxsize=64)

@@ -31,8 +31,17 @@ def poisson_deviance(n: Array, nu: Array) -> Array:
     return jnp.where(both | ((nu >= 0) & (n <= 0)), value, jnp.inf)
 
 
+def stirling(n: Array) -> Array:
+    """``log Gamma(n + 1)`` less ``n log(n) - n + log(2 pi n) / 2``: 1e-12 from n = 10 on, less beyond."""
+    inverse = 1.0 / n
+    square = inverse * inverse
+    return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
+
+
 class Walls(NamedTuple):
-    """How a fit treats the edges of the domain; the arrays but the first and the last have shape (n_bins,).
+    """How a fit treats the edges of the domain.
+
+    The arrays but the first and the last two have shape (n_bins,).
 
     A bin without counts contributes ``nu``, which falls as the rate falls and ends in a wall at ``nu = 0``: the minimum
     may lie on it. A fit walks through the wall and is led back by an augmented Lagrangian,
@@ -47,6 +56,7 @@ class Walls(NamedTuple):
         stiffness: c at first.
         margin: How far from 0 the rate is kept, so that the minimum is a valid point.
         floor: The floor at first.
+        least: Where the bins are clipped, so that no floor lies lower; scalar, None without clips.
         still: Whether the push is the multiplier, whatever the rate: at a minimum that has been found the walls stand
             still, and it lies above all floors. 1 or 0, so that all leaves are floating point; scalar.
     """
@@ -55,6 +65,7 @@ class Walls(NamedTuple):
     stiffness: Array
     margin: Array
     floor: Array
+    least: Array | None
     still: Array
 
     @property
@@ -81,7 +92,8 @@ class Walls(NamedTuple):
 
     def below(self, n: Array, nu: Array) -> tuple[Array, Array]:
         """Which bins with counts lie below their floor, and where each is above it, or on it."""
-        floor = jnp.where(self.still > 0, 0.0, self.floor * self.reach)
+        floor = self.floor * self.reach
+        floor = jnp.where(self.still > 0, 0.0, floor if self.least is None else jnp.maximum(floor, self.least))
         low = (n > 0) & (floor > 0) & (nu < floor)
         return low, jnp.where(low, floor, nu)
 
@@ -96,27 +108,29 @@ _SLOW = 0.1
 _STIFFER = 10.0
 
 
-def make_walls(scale: Array) -> Walls:
-    """Walls and floors before anything is known, in units of each bin's scale."""
+def make_walls(scale: Array, clip: float | None = None) -> Walls:
+    """Walls and floors before anything is known, in units of each bin's scale; ``clip`` is where bins are clipped."""
     margin = 1e-9 if scale.dtype == np.float64 else 1e-5
     first = jnp.concatenate([jnp.zeros_like(scale), jnp.ones_like(scale)])
-    return Walls(first, _STIFFNESS / (scale * scale), margin * scale, _FLOOR * scale, jnp.zeros((), scale.dtype))
+    least = None if clip is None else jnp.asarray(max(clip, 0.0), scale.dtype)
+    zero = jnp.zeros((), scale.dtype)
+    return Walls(first, _STIFFNESS / (scale * scale), margin * scale, _FLOOR * scale, least, zero)
 
 
-def settled_walls(scale: Array, multipliers: Array) -> Walls:
+def settled_walls(scale: Array, multipliers: Array, clip: float | None = None) -> Walls:
     """The walls that hold a minimum, so stiff that they stand still when it moves; not differentiated."""
-    walls = lax.stop_gradient(make_walls(scale))._replace(multipliers=multipliers)
+    walls = lax.stop_gradient(make_walls(scale, clip))._replace(multipliers=multipliers)
     stiffness = jnp.where(walls.pushes > 0, _STIFFENING, 1.0) * walls.stiffness
     return walls._replace(stiffness=stiffness, still=jnp.ones((), scale.dtype))
 
 
-def soft_walls(scale: Array, multipliers: Array) -> Walls:
+def soft_walls(scale: Array, multipliers: Array, clip: float | None = None) -> Walls:
     """The walls that hold a minimum, as soft as they are for its uncertainties; not differentiated.
 
     Away from a wall the deviance rises with the slope z, by 1/2 at a distance of 1 / (2 z): that distance is taken for
     the standard deviation of the rate, so that the curvature is 4 z^2.
     """
-    walls = settled_walls(scale, multipliers)
+    walls = settled_walls(scale, multipliers, clip)
     z = walls.pushes
     return walls._replace(stiffness=jnp.where(z > 0, 4.0 * z * z, walls.stiffness) / walls.reach)
 
@@ -139,18 +153,38 @@ def tighten(walls: Walls, nu: Array, data: Array) -> tuple[Array, Array]:
     # The next floor lies so much lower than the last that five of them go as far as numbers do.
     low, _ = walls.below(n, nu)
     low = low & (reach > (1e-60 if nu.dtype == np.float64 else 1e-6))
+    low = low if walls.least is None else low & (walls.floor * reach > walls.least)
     reach = jnp.where(n > 0, jnp.where(low, _FLOOR * reach * reach, reach), jnp.where(slow, _STIFFER * reach, reach))
     return jnp.concatenate([push, reach]), jnp.where(low, 2.0, missed).max()
+
+
+def inside(nu: Array, data: Array, clip: float | None) -> Array:
+    """Whether no rate is negative, or 0 with counts."""
+    nu = nu if clip is None else jnp.maximum(nu, clip)
+    return jnp.where(data[: nu.shape[0]] > 0, nu > 0, nu >= 0).all()
 
 
 def bare(walls: Walls, value: Array, nu: Array, data: Array) -> Array:
     """The deviance itself, from its value with walls and floors."""
     n = data[: nu.shape[0]]
     low, _ = walls.below(n, nu)
-    added = jnp.where(n > 0, jnp.where(low, main_deviance(n, nu, walls) - poisson_deviance(n, nu), 0.0), walls.lift(nu))
-    outside = jnp.where(n > 0, nu <= 0, nu < 0).any()
+    real = nu if walls.least is None else jnp.maximum(nu, walls.least)
+    continued = main_deviance(n, nu, walls) - poisson_deviance(n, real)
+    added = jnp.where(n > 0, jnp.where(low, continued, 0.0), walls.lift(nu))
+    outside = jnp.where(n > 0, real <= 0, real < 0).any()
     # What walls add may be more than what is left, by rounding.
     return jnp.where(outside, jnp.inf, jnp.maximum(value - jnp.where(outside, 0.0, added).sum(), 0.0))
+
+
+def clipped(nu: Array, clip: float, data: Array | None) -> tuple[Array, Array]:
+    """Rates no lower than ``clip``, and which of them move; with the data as a fit sees them.
+
+    Where there are more counts, it looks through the clip: it would rest wherever there is no slope.
+    """
+    moves = nu >= clip
+    if data is not None:
+        moves = moves | (data[: nu.shape[0]] > clip)
+    return jnp.where(moves, nu, clip), moves
 
 
 def main_deviance(n: Array, nu: Array, walls: Walls | None) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from ._counts import Walls, main_deviance, poisson_deviance, slope_and_curvature
+from ._counts import Walls, clipped, main_deviance, poisson_deviance, slope_and_curvature
 from ._histfactory import Arrays, deviance, tiny
 from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, has_kink, shift_basis
 from ._segments import pick, product, scatter_product, scatter_sum, take
@@ -68,11 +68,10 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
         bins = scatter_sum(cells, s.cell_bins, s.n_bins)
     else:
         bins = scatter_sum(jnp.maximum(cells, s.clip_sample), s.cell_bins, s.n_bins)
-        moves = cells > s.clip_sample
+        moves = cells >= s.clip_sample
         cells, scale = jnp.where(moves, cells, 0.0), jnp.where(moves, scale, 0.0)
     if s.clip_bin is not None:
-        moves = bins > s.clip_bin
-        bins = jnp.maximum(bins, s.clip_bin)
+        bins, moves = clipped(bins, s.clip_bin, None if walls is None else data)
         cells, scale = jnp.where(moves[s.cell_bins], cells, 0.0), jnp.where(moves[s.cell_bins], scale, 0.0)
     bins = jnp.where(jnp.abs(bins) < 1e6 * small, 0.0, bins)
 

@@ -19,9 +19,12 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from .._base._doors import pytree
-from ._counts import Walls, main_deviance, poisson_deviance
+from ._counts import Walls, clipped, main_deviance, poisson_deviance, stirling
 from ._interpolation import factor, shift_basis
 from ._segments import pick, product, take
+
+# Counts from which Stirling's series is exact.
+_MANY = 20.0
 
 
 class Indexed:
@@ -78,12 +81,13 @@ class Rates(NamedTuple):
     bins: Array
 
 
-def rates(likelihood: Arrays, params: Array) -> Rates:
+def rates(likelihood: Arrays, params: Array, data: Array | None = None) -> Rates:
     """Expected yields of the main measurement.
 
     Args:
         likelihood: The arrays.
         params: Shape (n_params,).
+        data: To see clipped bins as a fit to them does.
 
     Returns:
         Yields per cell, shape (n_cells,), and per bin, shape (n_bins,).
@@ -95,7 +99,7 @@ def rates(likelihood: Arrays, params: Array) -> Rates:
         cells = jnp.maximum(cells, s.clip_sample)
     bins = s.derived.bins(cells)
     if s.clip_bin is not None:
-        bins = jnp.maximum(bins, s.clip_bin)
+        bins, _ = clipped(bins, s.clip_bin, data)
     return Rates(cells, bins)
 
 
@@ -158,7 +162,8 @@ def deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
     """
     s = likelihood.structure
     aux = data[s.n_bins :]
-    main = main_deviance(data[: s.n_bins], rates(likelihood, params).bins, walls).sum()
+    bins = rates(likelihood, params, None if walls is None else data).bins
+    main = main_deviance(data[: s.n_bins], bins, walls).sum()
     pull = (pick(aux, s.normal_aux) - pick(params, s.normal_params)) / likelihood.widths
     gammas = poisson_deviance(pick(aux, s.poisson_aux), likelihood.tau * pick(params, s.poisson_params))
     return main + 0.5 * (pull * pull).sum() + gammas.sum()
@@ -174,9 +179,12 @@ def add_saturated(value: Array, likelihood: Arrays, data: Array) -> Array:
     s = likelihood.structure
     counts = jnp.concatenate([data[: s.n_bins], pick(data[s.n_bins :], s.poisson_aux)])
     counts = _after(value, counts)
-    some = counts > 0
+    some, many = counts > 0, counts > _MANY
     safe = jnp.where(some, counts, 1.0)
-    value = value + (jnp.where(some, safe - safe * jnp.log(safe), 0.0) + gammaln(counts + 1.0)).sum()
+    log, few = jnp.log(safe), jnp.where(many, 1.0, counts)
+    # The terms of many counts cancel: 0.5 of rounding would be left of 1e13.
+    left = 0.5 * (log + math.log(2.0 * math.pi)) + stirling(safe)
+    value = value + jnp.where(many, left, jnp.where(some, few - few * log, 0.0) + gammaln(few + 1.0)).sum()
     widths = _after(value, likelihood.widths)
     return value + (jnp.log(widths) + 0.5 * math.log(2.0 * math.pi)).sum()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from . import _derivatives, _throw
 from ._constraints import constraint_centers, constraint_widths
-from ._counts import Walls, bare, make_walls, settled_walls, soft_walls, tighten
-from ._histfactory import Arrays, expected, expected_aux, saturated
+from ._counts import Walls, bare, inside, make_walls, settled_walls, soft_walls, tighten
+from ._histfactory import Arrays, expected, expected_aux, rates, saturated
 from ._protocol import Attempts, Evaluation, Likelihood
 from ._starts import attempts
 
@@ -45,20 +47,24 @@ class Binned(Arrays, Likelihood):
 
     def barrier(self, multipliers: Array | None = None) -> Walls:
         """Walls at rate 0 for the bins without counts, and floors for the others."""
-        walls = make_walls(self.scale)
+        walls = make_walls(self.scale, self.structure.clip_bin)
         return walls if multipliers is None else walls._replace(multipliers=multipliers)
 
     def settled(self, multipliers: Array) -> Walls:
         """The walls at a minimum."""
-        return settled_walls(self.scale, multipliers)
+        return settled_walls(self.scale, multipliers, self.structure.clip_bin)
 
     def softened(self, multipliers: Array) -> Walls:
         """The walls at a minimum, for its uncertainties."""
-        return soft_walls(self.scale, multipliers)
+        return soft_walls(self.scale, multipliers, self.structure.clip_bin)
 
     def tighten(self, barrier: Walls, aux: Array, data: Array) -> tuple[Array, Array]:
         """From the expected rates."""
         return tighten(barrier, aux, data)
+
+    def inside(self, aux: Array, data: Array) -> Array:
+        """Where no rate is negative, or 0 with counts."""
+        return inside(aux, data, self.structure.clip_bin)
 
     def bare(self, value: Array, barrier: Walls, aux: Array, data: Array) -> Array:
         """Without the walls."""
@@ -76,6 +82,19 @@ class Binned(Arrays, Likelihood):
         """Everywhere."""
         del params
 
+    def stranded(self, params: Array, stayed: Array, aux: Array, data: Array) -> Array | None:
+        """Where a bin with more counts is clipped, or all that a free factor multiplies."""
+        s = self.structure
+        if s.clip_sample is None and s.clip_bin is None:
+            return None
+        plain = replace(self, structure=replace(s, clip_sample=None, clip_bin=None))
+
+        def effect(likelihood: Any) -> Array:
+            return jax.grad(lambda x: rates(likelihood, x).bins.sum())(params)
+
+        flat = (stayed & (constraint_widths(self) == 0) & (effect(self) == 0) & (effect(plain) != 0)).any()
+        return flat if s.clip_bin is None else flat | ((aux < s.clip_bin) & (data[: s.n_bins] > s.clip_bin)).any()
+
     def constraints(self, data: Array) -> tuple[Array, Array]:
         """Those of normal and of Poisson constraints."""
         return constraint_centers(self, data), constraint_widths(self)
@@ -86,7 +105,9 @@ class Binned(Arrays, Likelihood):
 
     def expected_at(self, params: Array, aux: Array) -> Array:
         """Main data are the expected rates of the bins."""
-        return jnp.concatenate([aux, expected_aux(self, params)])
+        clip = self.structure.clip_bin
+        bins = aux if clip is None else jnp.maximum(aux, clip)
+        return jnp.concatenate([bins, expected_aux(self, params)])
 
     def throw(self, params: Array, key: Array) -> Array:
         """Main and auxiliary data fluctuate."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._counts import poisson_deviance
+from ._counts import poisson_deviance, stirling
 
 # From here on rejection is as fast as inversion, and its envelope is valid.
 _SWITCH = 10.0
@@ -80,9 +80,6 @@ def _log_probability(k: Array, rates: Array) -> Array:
     """Logarithm of the Poisson probability, without the cancellation of ``k log(rate) - rate - log Gamma(k + 1)``."""
     many = k >= _SWITCH
     n = jnp.where(many, k, _SWITCH)
-    inverse = 1.0 / n
-    square = inverse * inverse
-    stirling = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
-    saddle = -poisson_deviance(n, rates) - stirling - 0.5 * jnp.log(2.0 * math.pi * n)
+    saddle = -poisson_deviance(n, rates) - stirling(n) - 0.5 * jnp.log(2.0 * math.pi * n)
     log_factorial = jnp.asarray(_LOG_FACTORIALS, rates.dtype)[jnp.where(many, 0.0, k).astype(jnp.int32)]
     return jnp.where(many, saddle, k * jnp.log(rates) - rates - log_factorial)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -87,6 +88,13 @@ class Likelihood(Protocol):
         """Number of data, an integer."""
         return len(data)
 
+    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Any:
+        """Whether a fit ended here for want of a slope: boolean, a scalar; None for never.
+
+        ``stayed``, of shape (n_params,), says which parameters were free and are where they began.
+        """
+        del params, stayed, aux, data
+
     @abstractmethod
     def deviance(self, params: Array, data: Array, barrier: Any = None) -> Array:
         """The objective, a scalar; differentiable in everything, to any order."""
@@ -128,6 +136,11 @@ class Likelihood(Protocol):
     @abstractmethod
     def tighten(self, barrier: Any, aux: Any, data: Array) -> tuple[Array, Array]:
         """New multipliers at a minimum, and by how much the worst constraint is violated in units of what matters."""
+
+    def inside(self, aux: Any, data: Array) -> Array:
+        """Whether a point is in the domain, from what an evaluation kept: where the barrier may hide that it is not."""
+        del aux, data
+        return jnp.array(True)
 
     @abstractmethod
     def bare(self, value: Array, barrier: Any, aux: Any, data: Array) -> Array:

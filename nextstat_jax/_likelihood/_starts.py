@@ -22,11 +22,11 @@ below the unconditional one is a further start for it: that is the driver's rule
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ._histfactory import Arrays, cell_factors, row_factors
 from ._protocol import Attempts
-from ._segments import pick, scatter_sum
+from ._segments import pick, scatter_sum, take
 
 TWICE = 150
 HELD = 64
@@ -46,7 +46,6 @@ def attempts(likelihood: Arrays, data: Array, poi: Array) -> Attempts:
     """Further starts of fits; arguments and result as in ``Likelihood.attempts``."""
     s = likelihood.structure
     init, n = likelihood.init, s.n_params
-    of_poi = jnp.arange(n) == poi
     if n > TWICE or s.n_shifts + s.n_entries == 0:
         return plain_starts(init, poi, jnp.full((2,), jnp.inf, init.dtype))
     how_much = bends(likelihood, data)
@@ -54,7 +53,7 @@ def attempts(likelihood: Arrays, data: Array, poi: Array) -> Attempts:
     both = plain_starts(init, poi, jnp.full((2,), worth))
     parts = [
         both,
-        *([_holds(likelihood, data, how_much), _signals(likelihood, data, of_poi, worth)] if n <= HELD else []),
+        *([_holds(likelihood, data, how_much), _signals(likelihood, data, poi, worth)] if n <= HELD else []),
     ]
     return Attempts(*(jnp.concatenate(x) for x in zip(*parts, strict=True)))
 
@@ -108,31 +107,30 @@ def _holds(likelihood: Arrays, data: Array, how_much: Array) -> Attempts:
     s = likelihood.structure
     n = s.n_params
     # By the power of two that is not below n, so that likelihoods of about one size can share a program.
-    chosen = jnp.argsort(-how_much)[: min(_MOST, HELD // rounded(n), n)]
-    normal = jnp.zeros((n,), how_much.dtype)
-    center = normal.at[s.normal_params].set(pick(data[s.n_bins :], s.normal_aux))
-    width = normal.at[s.normal_params].set(likelihood.widths)
+    _, chosen = lax.top_k(how_much, min(_MOST, HELD // rounded(n), n))
+    width = take(likelihood.widths, s.derived.normal_of_param, 0.0)
+    center = take(pick(data[s.n_bins :], s.normal_aux), s.derived.normal_of_param, 0.0)
+    parts = center, jnp.where(width > 0, width, 1.0), likelihood.lower, likelihood.upper, how_much
+    center, unit, lower, upper, bent = jnp.stack(parts, 1)[chosen].T
     values, least = (jnp.asarray(x, how_much.dtype)[:, None] for x in (_HOLDS, _FROM))
-    unit = jnp.where(width > 0, width, 1.0)[chosen]
-    lower, upper = likelihood.lower[chosen], likelihood.upper[chosen]
     wanted = jnp.clip(values * unit, lower, upper)
-    pull = (jnp.clip(least * unit, lower, upper) - center[chosen]) / unit
-    worth = jnp.where(how_much[chosen] >= _BENT, jnp.maximum(0.5 * pull * pull, _NOTHING), jnp.inf)
-    which = chosen[None, :, None] == jnp.arange(n)
+    pull = (jnp.clip(least * unit, lower, upper) - center) / unit
+    worth = jnp.where(bent >= _BENT, jnp.maximum(0.5 * pull * pull, _NOTHING), jnp.inf)
+    which = jnp.broadcast_to(chosen[:, None] == jnp.arange(n), (len(_HOLDS), len(chosen), n))
     points = jnp.where(which, wanted[:, :, None], likelihood.init)
-    first = jnp.broadcast_to(which, points.shape)
-    return Attempts(points.reshape(-1, n), first.reshape(-1, n), worth.reshape(-1))
+    return Attempts(points.reshape(-1, n), which.reshape(-1, n), worth.reshape(-1))
 
 
-def _signals(likelihood: Arrays, data: Array, of_poi: Array, worth: Array) -> Attempts:
+def _signals(likelihood: Arrays, data: Array, poi: Array, worth: Array) -> Attempts:
     """The parameter of interest held at no signal, and at as much as the data and more."""
     s = likelihood.structure
     there = jnp.zeros((s.n_rows,), bool)
     for row in s.row_factors:
-        there = there | jnp.append(of_poi, False)[row]
-    signal = scatter_sum(jnp.where(there[s.cell_rows], likelihood.nominal, 0.0), s.cell_bins, s.n_bins).sum()
+        there = there | (row == poi)
+    signal = jnp.where(pick(there, s.cell_rows), likelihood.nominal, 0.0).sum()
     strength = data[: s.n_bins].sum() / jnp.where(signal > 0, signal, 1.0)
     values = jnp.asarray(_SIGNALS, strength.dtype)[:, None] * strength
+    of_poi = jnp.arange(s.n_params) == poi
     points = jnp.where(of_poi, jnp.clip(values, likelihood.lower, likelihood.upper), likelihood.init)
     worth = jnp.where(signal > 0, worth, jnp.inf)
     return Attempts(points, jnp.broadcast_to(of_poi, points.shape), jnp.full((len(_SIGNALS),), worth))

@@ -56,6 +56,8 @@ class Problem(NamedTuple):
             minimum the constraints stand still.
         tighten: Of what ``evaluate`` kept, and the multipliers: updated multipliers, shape (m,), and by how much the
             worst constraint is violated, in units of what may be ignored. Called at minima.
+        inside: Of what ``evaluate`` kept: whether the point is in the domain, where the value with what keeps a
+            minimization there may be finite outside.
         bare: Of a value, what ``evaluate`` kept, and the multipliers: the objective itself, without what keeps a
             minimization inside its domain.
     """
@@ -63,6 +65,7 @@ class Problem(NamedTuple):
     evaluate: Callable[[Array, Any, Array], tuple[Array, Array, Any, Any]]
     curvatures: Callable[[Array, Any, Array, Array], tuple[Array, Array]]
     tighten: Callable[[Any, Any, Array], tuple[Array, Array]]
+    inside: Callable[[Any, Any], Array]
     bare: Callable[[Array, Any, Any, Array], Array]
 
 
@@ -403,8 +406,8 @@ class _Loop(NamedTuple):
 def _begun(loop: _Loop, s: _State, y: Array, there: _There) -> _State:
     """After the trial of a start."""
     value, gradient, aux, kinked = there
-    inside = jnp.isfinite(loop.problem.bare(value, aux, loop.args, s.multipliers))
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    inside = finite & loop.problem.inside(aux, loop.args)
     halvings = s.halvings + 1
     failed = ~finite & (halvings >= _START_HALVINGS)
     return s._replace(

@@ -16,6 +16,7 @@ INVALID = 4
 INCONSISTENT = 5
 NO_ROOT = 6
 ON_BOUND = 7
+STRANDED = 8
 
 _MESSAGES = {
     CONVERGED: "converged",
@@ -30,6 +31,8 @@ _MESSAGES = {
     "minimum; start it elsewhere with init",
     NO_ROOT: "there is none: the curve does not reach the level, however far the parameter goes",
     ON_BOUND: "ends on a bound of the parameter: the curve does not reach the level inside",
+    STRANDED: "not converged: it ended where clipping leaves the likelihood without a slope; start it elsewhere with "
+    "init, or build the model without clip_sample_data and clip_bin_data",
 }
 
 

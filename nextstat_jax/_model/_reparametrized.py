@@ -147,6 +147,10 @@ class Substituted(Likelihood):
         """The source's."""
         return self.source.tighten(barrier, aux, data)
 
+    def inside(self, aux: Any, data: Array) -> Array:
+        """The source's."""
+        return self.source.inside(aux, data)
+
     def bare(self, value: Array, barrier: Any, aux: Any, data: Array) -> Array:
         """The source's."""
         return self.source.bare(value, barrier, aux, data)
@@ -180,6 +184,12 @@ class Substituted(Likelihood):
     def trust(self, params: Array) -> Array | None:
         """That of the source at its parameters."""
         return self.source.trust(self.substitution(params))
+
+    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Any:
+        """That of the source at its parameters, none of which is free by itself."""
+        del stayed
+        params = self.substitution(params)
+        return self.source.stranded(params, jnp.zeros(params.shape, bool), aux, data)
 
     def constraints(self, data: Array) -> tuple[Array, Array]:
         """Those of kept parameters; auxiliary measurements say nothing of new ones alone."""

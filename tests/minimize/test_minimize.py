@@ -22,7 +22,10 @@ def problem_of(function):
     def curvatures(y, args, z, found):
         return jax.hessian(function)(y, args), jnp.eye(y.shape[0], dtype=y.dtype)
 
-    return Problem(evaluate, curvatures, lambda aux, args, z: (z, jnp.zeros((), z.dtype)), lambda x, aux, args, z: x)
+    def tighten(aux, args, z):
+        return z, jnp.zeros((), z.dtype)
+
+    return Problem(evaluate, curvatures, tighten, lambda aux, args: jnp.array(True), lambda x, aux, args, z: x)
 
 
 def minimum_of(problem, *args, **options):
@@ -163,6 +166,7 @@ def test_inequality_constraint():
         lambda y, args, z: (*jax.value_and_grad(value)(y, z), y, None),
         lambda y, args, z, found: (jax.hessian(value)(y, z), 2.0 * jnp.eye(2)),
         lambda y, args, z: (push(y, z)[None], jnp.abs(push(y, z) - z[0]) / stiffness / 1e-10),
+        lambda y, args: y[0] <= 1.0,
         lambda x, y, args, z: x - (push(y, z) ** 2 - z[0] ** 2) / (2 * stiffness),
     )
     box = Box(jnp.full(2, -5.0), jnp.full(2, 5.0), jnp.zeros(2, bool))
