@@ -26,7 +26,8 @@ WORKSPACE = b.one_channel(
 WORDS, TRUTH, NUMBERS = {"a word", "no word"}, {"true"}, {"NaN", "NaN of JAX"}
 MEANT = {
     "log": TRUTH, "summary": TRUTH, "data of distributions": TRUTH, "numbers": TRUTH, "observed": TRUTH,
-    "parameters": TRUTH, "improvement": TRUTH, "normalize": TRUTH, "xlabel": WORDS, "ylabel": WORDS, "label": WORDS,
+    "include_gradient": TRUTH, "include_rates": TRUTH, "progress": TRUTH, "parameters": TRUTH,
+    "improvement": TRUTH, "normalize": TRUTH, "xlabel": WORDS, "ylabel": WORDS, "label": WORDS,
     "reference_label": WORDS, "poi": WORDS, "prefix": WORDS, "path": {"a word"}, "q0": NUMBERS, "loss": NUMBERS,
     "step_time_ms": NUMBERS, "z0": NUMBERS, "build": {"a function", "a type"},
     # Batches of anything are histograms of the right length, or refused for it.
@@ -91,7 +92,21 @@ def files() -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
-@pytest.mark.parametrize("doors", [pictures, loggers, environments, tensors, files])
+def surrogates() -> dict[str, tuple[Any, dict[str, Any]]]:
+    distill = nextstat.distill
+    data = distill.generate_dataset(MODEL, 64)
+    made = distill.train_mlp_surrogate(data, epochs=2)
+    return {
+        "generate_dataset": (distill.generate_dataset, {"model": MODEL, "n_samples": 8}),
+        "generate_parquet": (distill.generate_parquet, {"model": MODEL, "folder": "parts", "n_samples": 8}),
+        "train_mlp_surrogate": (distill.train_mlp_surrogate, {"ds": data, "epochs": 2}),
+        "predict_nll": (distill.predict_nll, {"surrogate": made, "params": MODEL.parameter_init()}),
+        "log_density": (distill.log_density, {"source": MODEL, "surrogate": made}),
+        "export": (distill.export, {"surrogate": made, "path": "a.jax"}),
+    }
+
+
+@pytest.mark.parametrize("doors", [pictures, loggers, environments, tensors, files, surrogates])
 def test_what_has_no_place_is_refused(doors, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pyplot = pytest.importorskip("matplotlib.pyplot")

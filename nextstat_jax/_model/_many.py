@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._base._doors import concrete
+from .._base._doors import as_array, concrete
 from .._base._errors import ModelError
 from .._likelihood._binned import HistFactory
 
@@ -64,8 +64,8 @@ def as_points(params: Any, n: int) -> Any:
     """Floating-point parameters of one point, shape (n,), or of many, shape (points, n); ``ModelError`` otherwise."""
     x: Any
     try:
-        x = params if isinstance(params, jax.Array) else np.asarray(params, np.float64)
-    except (TypeError, ValueError):
+        x = params if isinstance(params, jax.Array) else as_array(params, "params", np.dtype(np.float64))
+    except ModelError:
         x = np.zeros(())
     if x.ndim not in (1, 2) or x.shape[-1] != n:
         raise ModelError(f"params has shape {x.shape}: expected ({n},) or (n, {n})")

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from .._base._doors import concrete, integer, no_type_check, one_of
+from .._base._doors import as_array, concrete, flag, integer, no_type_check, one_of
 from .._base._errors import DatasetError, MissingExtraError, ModelError
 from .._batches._run import Run, check_run
 from .._inference._scan import profile_scan
@@ -216,6 +216,8 @@ def make_request(model: Any, asked: Asked, run: Any) -> Request:
     seed = integer(asked.seed, "seed", 0, DatasetError)
     method = one_of(asked.method, METHODS, "method", DatasetError)
     nonfinite = one_of(asked.nonfinite, NONFINITE, "nonfinite", DatasetError)
+    gradient = flag(asked.include_gradient, "include_gradient", DatasetError)
+    rates = None if asked.include_rates is None else flag(asked.include_rates, "include_rates", DatasetError)
     if n > most_points():
         raise DatasetError(f"n_samples={n}: at most {most_points()} points")
     run = check_run(run, DatasetError)
@@ -228,8 +230,7 @@ def make_request(model: Any, asked: Asked, run: Any) -> Request:
     _require_box(model, box)
     plan = _plan(model, reference, method, seed, n, box)
     chunk, together = chunk_sizes(likelihood, run)
-    with_rates = model.n_bins <= _RATES_UP_TO if asked.include_rates is None else bool(asked.include_rates)
-    wanted = Wanted(bool(asked.include_gradient), with_rates, nonfinite, chunk, together)
+    wanted = Wanted(gradient, model.n_bins <= _RATES_UP_TO if rates is None else rates, nonfinite, chunk, together)
     return Request(Setup(likelihood, plan, wanted, run), reference, box, _metadata(model, plan, nonfinite))
 
 
@@ -252,10 +253,7 @@ def _check_bounds(model: HistFactoryModel, bounds: Any) -> np.ndarray:
                 raise DatasetError(f"bounds: the model has no parameter {name!r}")
             result[model.index(name)] = _pair(ends, name)
         return result
-    try:
-        array = np.asarray(bounds, np.float64)
-    except (TypeError, ValueError):
-        array = np.zeros(0)
+    array = _numbers(bounds)
     if array.shape != (n, 2):
         raise DatasetError(f"bounds have shape {array.shape}: expected ({n}, 2), or a mapping from names to pairs")
     if not np.isfinite(array).all():
@@ -266,11 +264,15 @@ def _check_bounds(model: HistFactoryModel, bounds: Any) -> np.ndarray:
     return result
 
 
-def _pair(ends: Any, name: str) -> np.ndarray:
+def _numbers(x: Any) -> np.ndarray:
     try:
-        pair = np.asarray(ends, np.float64)
-    except (TypeError, ValueError):
-        pair = np.zeros(0)
+        return np.asarray(as_array(x, "bounds", np.dtype(np.float64), DatasetError))
+    except DatasetError:
+        return np.zeros(0)
+
+
+def _pair(ends: Any, name: str) -> np.ndarray:
+    pair = _numbers(ends)
     if pair.shape != (2,) or not np.isfinite(pair).all():
         raise DatasetError(f"bounds of {name} are {ends!r:.60}: expected two finite numbers")
     return pair

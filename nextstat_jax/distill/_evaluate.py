@@ -112,7 +112,7 @@ def device_of(device: Any) -> Any:
         return jax.devices()[0]
     if isinstance(device, jax.Device):
         return device
-    if isinstance(device, str):
+    if isinstance(device, str) and device:
         name, _, number = device.partition(":")
         try:
             found = jax.devices(name)
@@ -120,7 +120,7 @@ def device_of(device: Any) -> Any:
         except (RuntimeError, ValueError, IndexError):
             pass
     there = ", ".join(sorted({d.platform for d in jax.devices()} | {"cpu"}))
-    raise DatasetError(f"device={device!r}: JAX has no such device here; it has {there}")
+    raise DatasetError(f"device={device!r:.60}: JAX has no such device here; it has {there}")
 
 
 def chunk_sizes(likelihood: HistFactory, run: Run) -> tuple[int, int]:

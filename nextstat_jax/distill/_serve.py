@@ -21,7 +21,7 @@ from .._base._doors import no_type_check
 from .._base._errors import DatasetError, MissingExtraError
 from .._model._reading import require_x64
 from ._core import MOST, RECIPES, Core
-from ._files import atomic, read_npz, write_npz
+from ._files import atomic, first_line, read_npz, write_npz
 from ._reference import Reference
 from ._surrogate import Surrogate, check_surrogate
 
@@ -163,13 +163,14 @@ def export(
     """
     check_surrogate(surrogate)
     try:
-        kind = jnp.dtype(dtype)
-    except TypeError:
+        kind = jnp.dtype(dtype) if isinstance(dtype, str | type | np.dtype) else np.dtype(object)
+    except (TypeError, UnicodeError):
         kind = np.dtype(object)
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise DatasetError(f"dtype={dtype!r:.60}: expected 'float64' or 'float32'")
-    if isinstance(platforms, str):
-        raise DatasetError(f"platforms={platforms!r}: expected several, such as ('cpu', 'cuda')")
+    several = isinstance(platforms, list | tuple) and platforms and all(isinstance(x, str) for x in platforms)
+    if platforms is not None and not several:
+        raise DatasetError(f"platforms={platforms!r:.60}: expected several, such as ('cpu', 'cuda')")
     if kind == np.float64:
         require_x64()
     # In single precision nothing wider may be left in the artifact.
@@ -179,9 +180,11 @@ def export(
     )
     plain = Surrogate(frozen, {}, surrogate.names, surrogate.facts)
     shape = jax.export.symbolic_shape(f"n, {surrogate.n_params}")
-    exported = jax.export.export(jax.jit(lambda x: plain.nll(x)), platforms=platforms)(
-        jax.ShapeDtypeStruct(shape, kind)
-    )
+    traced = jax.ShapeDtypeStruct(shape, kind)
+    try:
+        exported = jax.export.export(jax.jit(lambda x: plain.nll(x)), platforms=platforms)(traced)
+    except (ValueError, NotImplementedError) as error:
+        raise DatasetError(f"platforms={platforms!r:.60}: {first_line(error)}") from None
     try:
         serialized = exported.serialize(vjp_order=1)
     except ImportError:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._base._doors import integer, no_type_check, one_of
+from .._base._checked import a_real
+from .._base._doors import flag, integer, no_type_check, one_of
 from .._base._errors import DatasetError
 from .._likelihood._binned import HistFactory
 from .._likelihood._counts import poisson_deviance
@@ -113,6 +114,7 @@ def train_mlp_surrogate(
     cut = _held_out(ds, val_fraction)
     size = min(integer(batch_size, "batch_size", error=DatasetError), max(len(ds) // 20, 1))
     rate, where = _number(lr, "lr", 0.0), device_of(device)
+    progress = flag(progress, "progress", DatasetError)
     most = integer(epochs, "epochs", error=DatasetError)
     patience = integer(patience, "patience", error=DatasetError)
     options = Options(most, rate, size, patience, integer(seed, "seed", 0, DatasetError))
@@ -144,15 +146,19 @@ def _held_out(ds: SurrogateDataset, val_fraction: Any) -> int:
 
 
 def _check_layers(hidden_layers: Any) -> tuple[int, ...]:
-    if not isinstance(hidden_layers, Sequence) or isinstance(hidden_layers, str) or not hidden_layers:
-        raise DatasetError(f"hidden_layers={hidden_layers!r}: expected widths, such as (256, 256)")
+    if not isinstance(hidden_layers, Sequence) or isinstance(hidden_layers, str | bytes) or not hidden_layers:
+        raise DatasetError(f"hidden_layers={hidden_layers!r:.60}: expected widths, such as (256, 256)")
     return tuple(integer(width, "hidden_layers", error=DatasetError) for width in hidden_layers)
 
 
 def _number(value: Any, name: str, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not least <= value < np.inf:
-        raise DatasetError(f"{name}={value!r}: expected a finite number from {least:g} on")
-    return float(value)
+    try:
+        real = a_real(value, name, DatasetError)
+    except DatasetError:
+        real = np.nan
+    if not real >= least:
+        raise DatasetError(f"{name}={value!r:.60}: expected a finite number from {least:g} on")
+    return real
 
 
 def _check_recipe(ds: SurrogateDataset, recipe: Any) -> str:

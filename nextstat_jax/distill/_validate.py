@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from .._base._doors import integer, no_type_check
+from .._base._checked import a_real, one_of_array
+from .._base._doors import integer, no_type_check, number
 from .._base._errors import DatasetError, MissingExtraError
 from .._batches._run import Run
 from .._inference._fit import FitResult, fit
@@ -199,6 +200,8 @@ def validate(
     require_same_model(facts, model)
     n, seed = integer(n, "n", error=DatasetError), integer(seed, "seed", 0, DatasetError)
     given = _check_tolerances(tolerances)
+    if near is not None:
+        near = number(one_of_array(near), "near", 0.0, np.inf, DatasetError)
     index = model.index(parameter) if parameter is not None else model.poi_index
     index = int(np.flatnonzero(_free(surrogate))[0]) if index is None else index
     if not _free(surrogate)[index]:
@@ -210,7 +213,7 @@ def validate(
     fresh = generate_dataset(model, n, method, bounds=box, seed=seed, run=run)
     around = generate_dataset(model, n, "gaussian", bounds=box, seed=seed, run=run)
     n_free = int(_free(surrogate).sum())
-    near = max(10.0, 0.55 * n_free) if near is None else float(near)
+    near = max(10.0, 0.55 * n_free) if near is None else near
     limits = {"delta_nll_rmse": _NLL_TOLERANCE * near, **TOLERANCES, **given}
     errors = np.asarray(surrogate.nll(fresh.parameters)) - fresh.nll
     exact, best = fit(model), fit(surrogate)
@@ -243,7 +246,7 @@ def _check_tolerances(tolerances: Any) -> dict[str, float]:
         raise DatasetError(
             f"tolerances: there is no {unknown[0]!r}; expected some of {', '.join(map(repr, _MEANINGS))}"
         )
-    return {name: float(value) for name, value in tolerances.items()}
+    return {name: a_real(value, f"tolerances[{name!r}]", DatasetError) for name, value in tolerances.items()}
 
 
 def _free(surrogate: Surrogate) -> np.ndarray:
