@@ -17,7 +17,7 @@ from .._base._compiled import Compiled, Layout, Packed
 from .._base._doors import on_device
 from .._likelihood._common import Level, Parcel
 from .._minimize import _status
-from ._near import near_rows
+from ._near import quick_rows
 from ._question import Question, advanced, begins_near, initial, wanted_of
 from ._rows import Extra, Facts, First, Known, Look, Rows, first_of, found_layout, make_rows
 from ._search import Found, no_fit
@@ -186,11 +186,23 @@ class _Asker:
         packed = self.course.pack(after._replace(spread=None))
         return packed, told, asimov, after.done, question.answer(facts, after), after.spread
 
-    def _make_near(self, likelihood: Any, data: Array, course: Packed, task: Task) -> Packed:
-        """Many fits that begin near their minima."""
+    def _make_near(self, likelihood: Any, data: Array, course: Packed, task: Task) -> tuple[Packed, Array]:
+        """Many fits that begin near their minima, and which of them can be believed."""
         poi, rows, _ = _unpacked(task)
         minimum = self.course.unpack(course).first.found.minimum
-        return jax.vmap(self.maker.found.pack)(near_rows(likelihood.opened(), poi, data, rows, minimum))
+        found, believed = quick_rows(likelihood.opened(), poi, data, rows, minimum)
+        return jax.vmap(self.maker.found.pack)(found), believed
+
+    def near_fits(self, likelihood: Any, data: Any, asimov: Any, course: Packed, task: Task, made: _Made) -> _Made:
+        """The same, where the full minimizer makes those that cannot be believed; all else as it was made."""
+        found, believed = self.make_near(likelihood, data, course, task)
+        flags = np.array(task.flags)
+        flags[:, -2] &= ~np.asarray(believed)
+        left = flags[:, -2] > 0
+        if left.any():
+            full = _in_calls(self.maker, likelihood, data, asimov, task._replace(flags=flags)).found
+            found = Packed(*(np.where(left[:, None], a, b) for a, b in zip(full, found, strict=True)))
+        return made._replace(found=found)
 
 
 class _Ends(NamedTuple):
@@ -289,7 +301,7 @@ def on_host(question: Question, facts: Facts, start: Any, frozen: Any) -> tuple[
     asimov, done, answer, made, spread = data, False, None, None, None
     while not done:
         if asker.near and made is not None and not np.asarray(task.flags)[0, -2]:
-            made = made._replace(found=asker.make_near(likelihood, data, course, task))
+            made = asker.near_fits(likelihood, data, asimov, course, task, made)
         elif asker.calls == 1:
             made = asker.maker.make(likelihood, data, asimov, task)
         else:

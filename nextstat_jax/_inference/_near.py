@@ -20,7 +20,7 @@ from jax import Array, lax
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
 from .._minimize._dense import covariance
-from .._minimize._newton import Box, Minimum, active
+from .._minimize._newton import Box, Minimum, active, nothing_kept
 from ._rows import Rows
 from ._search import LEAST_WORTH, PROBLEM, Found, search
 from ._settle import pins_of
@@ -87,11 +87,17 @@ def center_of(likelihood: Likelihood, data: Array, minimum: Minimum, poi: Array)
     free = jnp.where(of_poi, held, pinned)
     barrier = likelihood.barrier(minimum.multipliers)
     exact, positive = likelihood.curvatures(minimum.y, data, barrier)
-    candidates = ((exact, free), (positive, free), (exact, pinned), (positive, pinned))
-    inverse = covariance(*candidates[-1])
-    for hessian, mask in candidates[-2::-1]:
-        better = covariance(hessian, mask)
-        inverse = jnp.where(jnp.isfinite(better).all(), better, inverse)
+
+    def next_one(tried: tuple[Array, Array]) -> tuple[Array, Array]:
+        k, _ = tried
+        hessian, mask = jnp.where(k % 2 == 0, exact, positive), jnp.where(k < 2, free, pinned)
+        return k + 1, covariance(hessian, mask)
+
+    def needs_another(tried: tuple[Array, Array]) -> Array:
+        k, inverse = tried
+        return (k < 4) & ~jnp.isfinite(inverse).all()
+
+    _, inverse = lax.while_loop(needs_another, next_one, (jnp.array(0), jnp.full_like(exact, jnp.nan)))
     return Center(inverse, minimum.multipliers, jnp.asarray(poi))
 
 
@@ -110,32 +116,57 @@ def fits_near(
     Returns:
         ``Found`` with a leading axis; ``num_steps`` counts the iterations of both methods.
     """
-    shared = lanes.data.ndim == 1
+    wanted = jnp.ones(lanes.pin.shape, bool) if wanted is None else wanted
+    first, done = quick_fits(likelihood, center, lanes, attempts, wanted)
     worth = jnp.where(jnp.isfinite(attempts.worth), LEAST_WORTH, jnp.inf)
-    several = jnp.isfinite(worth).any() | (likelihood.kinks is not None)
 
-    def quick(row: tuple[Lanes, Array]) -> tuple[Minimum, Array]:
-        lane, wanted = row
-        return quick_fit(likelihood, center, lane._replace(data=lanes.data) if shared else lane, wanted & ~several)
-
-    def full(row: tuple[Lanes, Array, Minimum, Array]) -> Found:
-        lane, wanted, minimum, done = row
-        data = lanes.data if shared else lane.data
+    def full(row: tuple[Lanes, Array, Found, Array]) -> Found:
+        lane, wanted, once, done = row
         held = (likelihood.frozen > 0).at[lane.pin].set(True, mode="drop")
-        once = Found(minimum, jnp.full_like(minimum.value, jnp.inf), wanted.astype(int))
+        data = lanes.data if lanes.data.ndim == 1 else lane.data
 
         def again() -> Found:
             # From where the lane began: where it ended may be far from anything.
             found, _ = search(likelihood, data, lane.start, held, attempts._replace(worth=worth), bent=False)
-            steps = found.minimum.num_steps + minimum.num_steps
+            steps = found.minimum.num_steps + once.minimum.num_steps
             return found._replace(minimum=found.minimum._replace(num_steps=steps))
 
         return lax.cond(done | ~wanted, lambda: once, again)
 
-    wanted = jnp.ones(lanes.pin.shape, bool) if wanted is None else wanted
-    rows = lanes._replace(data=jnp.zeros((len(lanes.pin), 0), lanes.data.dtype)) if shared else lanes
-    minima, done = lax.map(quick, (rows, wanted), batch_size=min(BATCH, len(lanes.pin)))
-    return lax.map(full, (rows, wanted, minima, done))
+    return lax.map(full, (_apart(lanes), wanted, first, done))
+
+
+def quick_fits(
+    likelihood: Likelihood, center: Center, lanes: Lanes, attempts: Attempts, wanted: Array
+) -> tuple[Found, Array]:
+    """Every lane by L-BFGS; arguments as in ``fits_near``.
+
+    Returns:
+        What was found, and whether it can be believed, each with a leading axis. The others, which are all of them if
+        there may be several minima, are left to the full minimizer.
+    """
+    several = jnp.isfinite(attempts.worth).any() | (likelihood.kinks is not None)
+
+    def quick(row: tuple[Lanes, Array]) -> tuple[Minimum, Array]:
+        lane, wanted = row
+        lane = lane._replace(data=lanes.data) if lanes.data.ndim == 1 else lane
+        return quick_fit(likelihood, center, lane, wanted & ~several)
+
+    count = len(lanes.pin)
+    size = min(BATCH, count)
+
+    def whole(x: Array) -> Array:
+        # A last batch of another size would be compiled once more.
+        return jnp.concatenate([x, jnp.zeros((-count % size, *x.shape[1:]), x.dtype)])
+
+    found = lax.map(quick, jax.tree.map(whole, (_apart(lanes), wanted)), batch_size=size)
+    minima, done = jax.tree.map(lambda x: x[:count], found)
+    return Found(minima, jnp.full_like(minima.value, jnp.inf), wanted.astype(int)), done
+
+
+def _apart(lanes: Lanes) -> Lanes:
+    """Lanes without data that they share, all with a leading axis."""
+    return lanes._replace(data=jnp.zeros((len(lanes.pin), 0), lanes.data.dtype)) if lanes.data.ndim == 1 else lanes
 
 
 def near_rows(likelihood: Likelihood, poi: Array, data: Array, rows: Rows, minimum: Minimum) -> Found:
@@ -148,11 +179,19 @@ def near_rows(likelihood: Likelihood, poi: Array, data: Array, rows: Rows, minim
         rows: The fits; each holds one parameter at most.
         minimum: The unconditional one.
     """
+    return fits_near(*_near(likelihood, poi, data, rows, minimum))
+
+
+def quick_rows(likelihood: Likelihood, poi: Array, data: Array, rows: Rows, minimum: Minimum) -> tuple[Found, Array]:
+    """The same by L-BFGS alone, and which of them can be believed."""
+    return quick_fits(*_near(likelihood, poi, data, rows, minimum))
+
+
+def _near(likelihood: Likelihood, poi: Array, data: Array, rows: Rows, minimum: Minimum) -> tuple[Any, ...]:
     center = center_of(likelihood, data, minimum, poi)
     mine = rows.held & ~(likelihood.frozen > 0)
     pin = jnp.where(mine.any(1), jnp.argmax(mine, axis=1), mine.shape[1])
-    attempts = likelihood.attempts(data, poi)
-    return fits_near(likelihood, center, Lanes(rows.start, pin, data), attempts, rows.wanted)
+    return likelihood, center, Lanes(rows.start, pin, data), likelihood.attempts(data, poi), rows.wanted
 
 
 def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array) -> tuple[Minimum, Array]:
@@ -170,24 +209,23 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
     multipliers = center.multipliers
     args = (likelihood, lane.data, likelihood.barrier(multipliers))
     start = jnp.where(frozen, lane.start, jnp.clip(lane.start, box.lower, box.upper))
-    value, gradient, aux, _ = PROBLEM.evaluate(start, args, multipliers)
-    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    # The first pass evaluates the start: another evaluation here would be compiled once more.
     state = _Lane(
         y=start,
-        value=value,
-        gradient=gradient,
-        pinned=active(box, start, gradient),
+        value=jnp.full((), jnp.inf, dtype),
+        gradient=jnp.zeros_like(start),
+        pinned=frozen,
         steps=jnp.zeros((_MEMORY, n), dtype),
         changes=jnp.zeros((_MEMORY, n), dtype),
         weights=jnp.zeros((_MEMORY,), dtype),
         scale=jnp.ones((), dtype),
         multipliers=multipliers,
-        restart=jnp.array(False),
+        restart=jnp.array(True),
         edm=jnp.full((), jnp.inf, dtype),
-        running=finite & wanted,
+        running=jnp.asarray(wanted),
         done=jnp.array(False),
         num_steps=jnp.array(0),
-        aux=aux,
+        aux=nothing_kept(PROBLEM, start, args, multipliers),
     )
     state = lax.while_loop(lambda s: s.running, lambda s: _iterate(center, box, args, lane.pin, s), state)
     # Parameters that did not move at the center must be content where they are.
@@ -246,7 +284,7 @@ def _iterate(center: Center, box: Box, args: Any, pin: Array, s: _Lane) -> _Lane
         multipliers=multipliers,
         restart=again,
         edm=jnp.where(again | s.restart, jnp.inf, jnp.where(accept, edm, s.edm)),
-        running=~done & (num_steps < _MAX_STEPS),
+        running=~done & (num_steps < _MAX_STEPS) & (accept | ~s.restart),
         done=done,
         num_steps=num_steps,
         aux=jax.tree.map(lambda new, old: jnp.where(accept, new, old), aux, s.aux),
