@@ -9,12 +9,16 @@ import argparse
 import copy
 import json
 import math
+import os
 import random
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -27,6 +31,7 @@ jax.config.update("jax_enable_x64", True)
 
 import nextstat_jax as nextstat  # noqa: E402
 from tests import test_doors as doors  # noqa: E402
+from tests.building import normfactor, normsys, one_channel, sample  # noqa: E402
 from tests.likelihood import test_random_workspaces as likelihoods  # noqa: E402
 from tests.strategies import cases, workspaces  # noqa: E402
 from tests.workspace.test_mutations import WRONG, nodes  # noqa: E402
@@ -116,6 +121,55 @@ def calls(seed: int) -> int:
     return 100
 
 
+_POINTS = 2048
+# Writes programs to the cache, parts of a data set and a file of it, and says what came of it.
+_WRITER = """
+import json, sys
+import nextstat_jax as nextstat
+folder, n = sys.argv[1], int(sys.argv[2])
+model = nextstat.from_pyhf(folder + "/workspace.json")
+fit = nextstat.fit(model)
+quiet = nextstat.Run(progress=False)
+nextstat.distill.generate_parquet(model, folder + "/parts", n, part_size=256, run=quiet)
+tables = list(nextstat.distill.iterate_parquet(folder + "/parts"))
+data = nextstat.distill.generate_dataset(model, n, run=quiet)
+nextstat.distill.to_npz(data, folder + "/data.npz")
+rows = sum(len(table) for table in tables)
+nll = sum(sum(table["nll"].to_pylist()) for table in tables)
+print(json.dumps([float(fit.nll), rows, nll, float(nextstat.distill.from_npz(folder + "/data.npz").nll.sum())]))
+"""
+
+
+def kills(seed: int) -> int:
+    """A process that writes is killed again and again; whoever comes next finds nothing broken."""
+    rng = random.Random(seed)
+    workspace = one_channel(
+        [sample("s", [5.0, 8.0], normfactor("mu")), sample("b", [50.0, 40.0], normsys("k", 0.9, 1.1))],
+        [rng.randrange(40, 70), rng.randrange(35, 60)],
+    )
+    model = nextstat.from_pyhf(workspace)
+    wanted = nextstat.distill.generate_dataset(model, _POINTS, run=nextstat.Run(progress=False)).nll.sum()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "workspace.json").write_text(json.dumps(workspace))
+        environment = {**os.environ, "NEXTSTAT_JAX_CACHE": str(Path(folder, "cache"))}
+        command = [sys.executable, "-c", _WRITER, folder, str(_POINTS)]
+        for _ in range(3):
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(rng.uniform(2.0, 12.0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert last.returncode == 0, last.stderr[-2000:]
+        nll, rows, parts, file = json.loads(last.stdout.splitlines()[-1])
+        assert rows == _POINTS, f"{rows} points of {_POINTS}"
+        np.testing.assert_allclose([nll, parts, file], [float(nextstat.fit(model).nll), wanted, wanted], rtol=1e-9)
+        left = [path.name for path in Path(folder, "parts").iterdir() if path.suffix not in (".json", ".parquet")]
+        assert not left, f"left behind: {left}"
+    return 4
+
+
 KINDS: dict[str, Callable[[int], int]] = {
     "likelihood = pyhf": lambda seed: drawn(cases(), likelihoods.check_model_against_pyhf, seed),
     "gradient = differences": lambda seed: drawn(
@@ -124,6 +178,7 @@ KINDS: dict[str, Callable[[int], int]] = {
     "fit <= SciPy": lambda seed: drawn(workspaces(), check_fit, seed),
     "damaged files": files,
     "wrong calls": calls,
+    "kills": kills,
 }
 
 

@@ -28,7 +28,8 @@ MEANT = {
     "log": TRUTH, "summary": TRUTH, "data of distributions": TRUTH, "numbers": TRUTH, "observed": TRUTH,
     "include_gradient": TRUTH, "include_rates": TRUTH, "progress": TRUTH, "parameters": TRUTH,
     "improvement": TRUTH, "normalize": TRUTH, "xlabel": WORDS, "ylabel": WORDS, "label": WORDS,
-    "reference_label": WORDS, "poi": WORDS, "prefix": WORDS, "path": {"a word"}, "q0": NUMBERS, "loss": NUMBERS,
+    "reference_label": WORDS, "poi": WORDS, "prefix": WORDS, "path": {"a word"}, "folder": {"a word"},
+    "q0": NUMBERS, "loss": NUMBERS,
     "step_time_ms": NUMBERS, "z0": NUMBERS, "build": {"a function", "a type"},
     # Batches of anything are histograms of the right length, or refused for it.
     "signal_histogram": {"a cube"}, "x of as_tensor": {"a cube", *NUMBERS},
