@@ -382,3 +382,14 @@ def test_one_mistake_has_one_traceback(text):
         read_workspace(text)
     assert caught.value.__suppress_context__
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\N{GREEK SMALL LETTER MU}" * 100_000])
+def test_no_message_is_as_long_as_what_it_quotes(name):
+    with pytest.raises(WorkspaceError) as caught:
+        read_workspace(one_channel([sample(name, [-math.inf], normfactor("mu"))], [1.0]))
+    assert len(str(caught.value)) < 2100 and str(caught.value).startswith("$.channels[0].samples[0].data[0]")
+    long = WorkspaceError("$", name, name)
+    assert len(str(long)) < 2100
+    # A program finds the whole of it.
+    assert long.found == name and name in long.args[0]
