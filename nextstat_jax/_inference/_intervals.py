@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from .._base._doors import integer, no_type_check, number
 from .._base._errors import FitError
 from .._base._numerics import lightly, safe_sqrt
-from .._base._special import chdtri
+from .._base._special import radius
 from .._minimize import _status
 from .._minimize._implicit import attach_root
 from .._minimize._newton import Minimum
@@ -208,7 +208,7 @@ def interval(
     if len(names) != 1:
         raise FitError(f"parameter={parameter!r}: an interval is of one parameter; see contour for two")
     level = _level(level)
-    goal, dtype = math.sqrt(chdtri(1, 1.0 - level)), about.likelihood.dtype
+    goal, dtype = radius(level, 1), about.likelihood.dtype
     asked = Sides(index_array(*indices), np.array([-1.0, 1.0], dtype), np.array([goal, goal], dtype))
     told = ask(asked, facts_of(about), check_start(about, init))
     return Interval(*told.answer, parameter=names[0], level=level).explained(model, about, told.stuck)
@@ -253,7 +253,7 @@ def contour(
     if not levels:
         raise FitError("level is empty: give at least one confidence level")
     turns = np.tile(np.arange(n_points) / n_points, len(levels))
-    goals = np.repeat([math.sqrt(chdtri(2, 1.0 - x)) for x in levels], n_points)
+    goals = np.repeat([radius(x, 2) for x in levels], n_points)
     dtype = about.likelihood.dtype
     asked = Around(index_array(*indices), turns.astype(dtype), goals.astype(dtype), (len(levels), n_points))
     told = ask(asked, facts_of(about), check_start(about, init))

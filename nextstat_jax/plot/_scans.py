@@ -10,6 +10,7 @@ import numpy as np
 from .._base._checked import a_text, by_name, checked, levels, perhaps
 from .._base._doors import no_type_check, number
 from .._base._errors import FitError
+from .._base._special import radius
 from . import _checks, _style
 from ._style import label_of
 
@@ -117,9 +118,7 @@ def _levels(level: Any) -> list[float]:
 
 def _threshold(level: float, ndof: int) -> float:
     """Quantile of the chi-squared distribution."""
-    from scipy.special import chdtri
-
-    return float(chdtri(ndof, 1.0 - level))
+    return radius(level, ndof) ** 2
 
 
 def _percent(level: float) -> str:
