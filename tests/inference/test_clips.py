@@ -25,7 +25,9 @@ def start_of(model, mu):
     return np.array([mu if name == "mu" else 0.0 for name in model.parameter_names()])
 
 
-@pytest.mark.parametrize("clips", [{"clip_bin_data": 0.1}, {"clip_sample_data": 0.1}])
+@pytest.mark.parametrize(
+    "clips", [{"clip_bin_data": 0.1}, pytest.param({"clip_sample_data": 0.1}, marks=pytest.mark.slow)]
+)
 def test_a_fit_that_begins_on_a_plateau_ends_in_the_minimum(clips):
     plain, model = nextstat.from_pyhf(spec([55.0, 44.0])), nextstat.from_pyhf(spec([55.0, 44.0]), **clips)
     right = nextstat.fit(plain)
@@ -75,6 +77,7 @@ def test_a_limit_is_inside_the_bounds_or_has_not_converged(clips, observed):
     np.testing.assert_allclose(limits[good], wanted[good], atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_derivatives_of_a_minimum_above_a_clip_are_those_without_it():
     plain, model = nextstat.from_pyhf(spec([55.0, 44.0])), nextstat.from_pyhf(spec([55.0, 44.0]), clip_bin_data=0.1)
     slopes = [
