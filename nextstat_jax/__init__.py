@@ -1,11 +1,9 @@
 """Binned likelihoods in the HistFactory form as pure, differentiable JAX functions."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import gym as gym
 from . import interpret as interpret
-from . import mlops as mlops
-from . import plot as plot
 from ._base._errors import DatasetError as DatasetError
 from ._base._errors import FitError as FitError
 from ._base._errors import MissingExtraError as MissingExtraError
@@ -90,8 +88,13 @@ from ._workspace._patches import PatchSet as PatchSet
 
 __version__ = "0.1.0"
 
-# The doors to other people's tools open on use, so that the import needs none of them.
-_DOORS = ("distill", "torch")
+if _TYPE_CHECKING:
+    from . import gym as gym
+    from . import mlops as mlops
+    from . import plot as plot
+
+# The doors to other people's tools open on use, so that the import needs none of them, and waits for none.
+_DOORS = ("distill", "gym", "mlops", "plot", "torch")
 
 
 def __getattr__(name: str) -> _Any:
