@@ -232,9 +232,8 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
     still = jnp.diagonal(center.inverse) == 0
     content = (active(box, state.y, state.gradient) | ~still).all()
     value = PROBLEM.bare(state.value, state.aux, args, state.multipliers)
-    believed = state.done & content & jnp.isfinite(value)
     stranded = likelihood.stranded(state.y, ~frozen & (state.y == start), state.aux, lane.data)
-    believed = believed if stranded is None else believed & ~stranded
+    believed = state.done & content & jnp.isfinite(value) & ~stranded
     status = jnp.where(believed, _status.CONVERGED, _status.STEP_LIMIT)
     minimum = Minimum(
         state.y, value, state.gradient, state.multipliers, state.edm, status, state.num_steps, jnp.array(False),

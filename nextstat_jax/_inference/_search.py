@@ -132,10 +132,7 @@ def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Array]:
         fallback=likelihood.init, curved=curved, wanted=task.wanted, alone=alone,
     )  # fmt: skip
     stayed = ~task.held & (minimum.y == jnp.clip(task.start, box.lower, box.upper))
-    stranded = likelihood.stranded(minimum.y, stayed, minimum.aux, task.data)
-    if stranded is None:
-        return minimum, hessian
-    stranded = stranded & (minimum.status == _status.CONVERGED)
+    stranded = likelihood.stranded(minimum.y, stayed, minimum.aux, task.data) & (minimum.status == _status.CONVERGED)
     return minimum._replace(status=jnp.where(stranded, _status.STRANDED, minimum.status)), hessian
 
 

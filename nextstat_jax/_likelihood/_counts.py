@@ -112,7 +112,7 @@ def make_walls(scale: Array, clip: float | None = None) -> Walls:
     """Walls and floors before anything is known, in units of each bin's scale; ``clip`` is where bins are clipped."""
     margin = 1e-9 if scale.dtype == np.float64 else 1e-5
     first = jnp.concatenate([jnp.zeros_like(scale), jnp.ones_like(scale)])
-    least = None if clip is None else jnp.asarray(max(clip, 0.0), scale.dtype)
+    least = None if clip is None else jnp.asarray(clip, scale.dtype)
     zero = jnp.zeros((), scale.dtype)
     return Walls(first, _STIFFNESS / (scale * scale), margin * scale, _FLOOR * scale, least, zero)
 
@@ -169,9 +169,9 @@ def bare(walls: Walls, value: Array, nu: Array, data: Array) -> Array:
     n = data[: nu.shape[0]]
     low, _ = walls.below(n, nu)
     real = nu if walls.least is None else jnp.maximum(nu, walls.least)
+    outside = ~inside(real, data, None)
     continued = main_deviance(n, nu, walls) - poisson_deviance(n, real)
     added = jnp.where(n > 0, jnp.where(low, continued, 0.0), walls.lift(nu))
-    outside = jnp.where(n > 0, real <= 0, real < 0).any()
     # What walls add may be more than what is left, by rounding.
     return jnp.where(outside, jnp.inf, jnp.maximum(value - jnp.where(outside, 0.0, added).sum(), 0.0))
 

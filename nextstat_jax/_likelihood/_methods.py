@@ -82,11 +82,11 @@ class Binned(Arrays, Likelihood):
         """Everywhere."""
         del params
 
-    def stranded(self, params: Array, stayed: Array, aux: Array, data: Array) -> Array | None:
+    def stranded(self, params: Array, stayed: Array, aux: Array, data: Array) -> Array:
         """Where a bin with more counts is clipped, or all that a free factor multiplies."""
         s = self.structure
         if s.clip_sample is None and s.clip_bin is None:
-            return None
+            return jnp.array(False)
         plain = replace(self, structure=replace(s, clip_sample=None, clip_bin=None))
 
         def effect(likelihood: Any) -> Array:

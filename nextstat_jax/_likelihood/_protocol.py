@@ -88,12 +88,13 @@ class Likelihood(Protocol):
         """Number of data, an integer."""
         return len(data)
 
-    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Any:
-        """Whether a fit ended here for want of a slope: boolean, a scalar; None for never.
+    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Array:
+        """Whether a fit ended here for want of a slope: boolean, a scalar.
 
         ``stayed``, of shape (n_params,), says which parameters were free and are where they began.
         """
         del params, stayed, aux, data
+        return jnp.array(False)
 
     @abstractmethod
     def deviance(self, params: Array, data: Array, barrier: Any = None) -> Array:

@@ -173,14 +173,11 @@ def bounded_below(likelihood: Likelihood, index: int | None) -> Likelihood:
     """The likelihood with a parameter at 0 or above."""
     assert index is not None
     lower = likelihood.lower
-    if concrete(lower):
-        low = np.asarray(lower)[index]
-        # What is kept with a likelihood stays with it.
-        if low >= 0:
-            return likelihood
-        low = np.zeros_like(low)
-    else:
-        low = jnp.maximum(lower[index], 0.0)
+    known = concrete(lower)
+    # What is kept with a likelihood stays with it.
+    if known and np.asarray(lower)[index] >= 0:
+        return likelihood
+    low = 0.0 if known else jnp.maximum(lower[index], 0.0)
     return replace(likelihood, lower=replaced(lower, index, low))  # type: ignore[type-var]
 
 

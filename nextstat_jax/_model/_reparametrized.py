@@ -185,7 +185,7 @@ class Substituted(Likelihood):
         """That of the source at its parameters."""
         return self.source.trust(self.substitution(params))
 
-    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Any:
+    def stranded(self, params: Array, stayed: Array, aux: Any, data: Array) -> Array:
         """That of the source at its parameters, none of which is free by itself."""
         del stayed
         params = self.substitution(params)

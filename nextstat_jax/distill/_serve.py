@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from .._base._checked import a_path, checked
+from .._base._checked import a_path, checked, texts
 from .._base._doors import no_type_check
 from .._base._errors import DatasetError, MissingExtraError
 from .._model._reading import require_x64
 from ._core import MOST, RECIPES, Core
-from ._files import atomic, first_line, read_npz, write_npz
+from ._files import atomic, read_npz, write_npz
 from ._reference import Reference
 from ._surrogate import Surrogate, check_surrogate
 
@@ -168,9 +168,10 @@ def export(
         kind = np.dtype(object)
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise DatasetError(f"dtype={dtype!r:.60}: expected 'float64' or 'float32'")
-    several = isinstance(platforms, list | tuple) and platforms and all(isinstance(x, str) for x in platforms)
-    if platforms is not None and not several:
-        raise DatasetError(f"platforms={platforms!r:.60}: expected several, such as ('cpu', 'cuda')")
+    if platforms is not None:
+        if not isinstance(platforms, list | tuple) or not platforms:
+            raise DatasetError(f"platforms={platforms!r:.60}: expected several, such as ('cpu', 'cuda')")
+        texts(platforms, "platforms", DatasetError)
     if kind == np.float64:
         require_x64()
     # In single precision nothing wider may be left in the artifact.
@@ -180,11 +181,9 @@ def export(
     )
     plain = Surrogate(frozen, {}, surrogate.names, surrogate.facts)
     shape = jax.export.symbolic_shape(f"n, {surrogate.n_params}")
-    traced = jax.ShapeDtypeStruct(shape, kind)
-    try:
-        exported = jax.export.export(jax.jit(lambda x: plain.nll(x)), platforms=platforms)(traced)
-    except (ValueError, NotImplementedError) as error:
-        raise DatasetError(f"platforms={platforms!r:.60}: {first_line(error)}") from None
+    exported = jax.export.export(jax.jit(lambda x: plain.nll(x)), platforms=platforms)(
+        jax.ShapeDtypeStruct(shape, kind)
+    )
     try:
         serialized = exported.serialize(vjp_order=1)
     except ImportError:
