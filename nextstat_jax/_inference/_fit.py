@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -16,12 +17,17 @@ from .._base._errors import FitError, ModelError
 from .._base._numerics import lightly, standard_deviation
 from .._base._tables import listed
 from .._likelihood._protocol import Likelihood
+from .._minimize._dense import DenseSpread
+from .._minimize._matrix import Spread
 from .._model._base import Model, check_start, subject
 from ._driver import all_concrete, fit_once
-from ._points import constant_of
+from ._points import constant_of, index_array
 from ._result import Result, result, static
 from ._rows import First
 from ._settle import Settled, known, settle_spread
+
+# Bytes of the largest covariance that is computed as a whole.
+_LARGEST = 8e9
 
 
 @result
@@ -30,10 +36,7 @@ class FitResult(Result):
 
     Attributes:
         params: Best-fit parameters, shape (n_params,), in the order of ``parameter_names``.
-        covariance: Inverse Hessian of the NLL at the minimum, shape (n_params, n_params). Rows of fixed parameters are
-            zero, and of those without an effect on the likelihood. A parameter on a bound is treated as if the bound
-            were not there; should the Hessian then not be positive definite, parameters on bounds are held like fixed
-            ones.
+        spread: What ``covariance`` and ``uncertainties`` are made of, in the form that fits the likelihood.
         nll: Negative log-likelihood at the minimum, scalar.
         gradient: Gradient of the NLL there, shape (n_params,).
         edm: Estimated vertical distance to the minimum before the last step, scalar.
@@ -51,7 +54,7 @@ class FitResult(Result):
     _single: ClassVar[tuple[str, int]] = ("params", 1)
 
     params: Float[Array, " param"]
-    covariance: Float[Array, "param param"]
+    spread: Spread
     nll: Float[Array, ""]
     gradient: Float[Array, " param"]
     edm: Float[Array, ""]
@@ -66,9 +69,12 @@ class FitResult(Result):
 
     def __getitem__(self, name: str) -> Float[Array, "*batch"]:
         """Best fit of a parameter, by name."""
+        return self.params[..., self._place(name)]
+
+    def _place(self, name: str) -> int:
         if name not in self.parameter_names:
             raise FitError(f"there is no parameter {name!r:.60} in this fit")
-        return self.params[..., self.parameter_names.index(name)]
+        return self.parameter_names.index(name)
 
     @property
     def mu(self) -> Float[Array, "*batch"]:
@@ -88,8 +94,49 @@ class FitResult(Result):
         bound where the likelihood does not curve (``interval`` has the end on the other side); for all parameters if
         the Hessian is not positive definite.
         """
-        width = standard_deviation(_diagonal(self.covariance))
-        return defined(width, self.fixed)
+        return defined(standard_deviation(self.spread.variances), self.fixed)
+
+    @property
+    def covariance(self) -> Float[Array, "*batch param param"]:
+        """Inverse Hessian of the NLL at the minimum, shape (n_params, n_params).
+
+        Rows of fixed parameters are zero, and of those without an effect on the likelihood. A parameter on a bound is
+        treated as if the bound were not there; should the Hessian then not be positive definite, parameters on bounds
+        are held like fixed ones. Of large likelihoods it is computed on request; ``covariance_of`` gives a part of it.
+
+        Raises:
+            FitError: Where it would not fit into memory.
+        """
+        if isinstance(self.spread, DenseSpread):
+            return self.spread.array
+        count, dtype = self.params.size * self.params.shape[-1], self.params.dtype
+        if count * dtype.itemsize > _LARGEST:
+            raise FitError(
+                f"the covariance of {self.params.shape[-1]} parameters takes {count * dtype.itemsize / 1e9:.0f} GB: "
+                "ask for a part of it with covariance_of(names), or for the uncertainties"
+            )
+        return _whole(self.spread, self.params.ndim - 1)
+
+    def covariance_of(self, names: str | Sequence[str]) -> Float[Array, "*batch some some"]:
+        """The covariance of some parameters, in their order, shape (m, m).
+
+        Args:
+            names: Their names; one name for one parameter.
+
+        Raises:
+            FitError: For an unknown name.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        places = [self._place(name) for name in names]
+        if isinstance(self.spread, DenseSpread):
+            return lightly(lambda xp, x: x[..., places, :][..., places], self.spread.array)
+        return _part(self.spread, index_array(*places), self.params.ndim - 1)
+
+    def correlation_of(self, names: str | Sequence[str]) -> Float[Array, "*batch some some"]:
+        """The correlation matrix of some parameters; arguments and errors as for ``covariance_of``."""
+        covariance = self.covariance_of(names)
+        variances = lightly(lambda xp, x: xp.diagonal(x, axis1=-2, axis2=-1), covariance)
+        return lightly(_correlation, covariance, standard_deviation(variances))
 
     @property
     def correlation(self) -> Float[Array, "*batch param param"]:
@@ -115,7 +162,7 @@ class FitResult(Result):
 
     def _idle(self) -> np.ndarray:
         """Which parameters have no effect on the likelihood, in all fits of a batch."""
-        still = ~np.asarray(self.fixed) & ~np.asarray(self.on_bound) & (np.asarray(_diagonal(self.covariance)) == 0)
+        still = ~np.asarray(self.fixed) & ~np.asarray(self.on_bound) & (np.asarray(self.spread.variances) == 0)
         return still.reshape(-1, still.shape[-1]).all(0)
 
     def _poi(self) -> int:
@@ -151,6 +198,19 @@ class FitResult(Result):
         return f"FitResult: {self.message} ({numbers})"
 
 
+@partial(jax.jit, static_argnums=1)
+def _whole(spread: Any, axes: int) -> Array:
+    return jax.vmap(lambda x: _whole(x, axes - 1))(spread) if axes else spread.dense()
+
+
+@partial(jax.jit, static_argnums=2)
+def _part(spread: Any, places: Any, axes: int) -> Array:
+    """Some rows and columns; ``axes`` is how many lead to one fit of a batch."""
+    if axes:
+        return jax.vmap(lambda x: _part(x, places, axes - 1))(spread)
+    return spread.columns(places)[:, places]
+
+
 def defined(width: Array, fixed: Array) -> Array:
     """Uncertainties; NaN for those of 0 that belong to what is not fixed: the curvature says nothing there."""
     return lightly(_defined, width, fixed)
@@ -164,10 +224,6 @@ def _correlation(xp: Any, covariance: Any, width: Any) -> Any:
     positive, one = width > 0, xp.ones_like(width)
     inverse = xp.where(positive, one / xp.where(positive, width, one), 0 * one)
     return covariance * inverse[..., :, None] * inverse[..., None, :]
-
-
-def _diagonal(matrix: Array) -> Array:
-    return lightly(lambda xp, x: xp.diagonal(x, axis1=-2, axis2=-1), matrix)
 
 
 def several_minima(above: Any) -> str:
@@ -239,7 +295,7 @@ def fit_result(first: First, likelihood: Likelihood, data: Any, names: tuple[str
 
 
 @jax.jit
-def _settled(first: First, likelihood: Likelihood, data: Array) -> tuple[Array, Array, Array]:
+def _settled(first: First, likelihood: Likelihood, data: Array) -> tuple[Array, Array, Spread]:
     """Everything of a fit that has derivatives."""
     minimum = first.found.minimum
     fit = Settled(likelihood, data, minimum, likelihood.init, first.held)

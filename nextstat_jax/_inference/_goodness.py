@@ -259,7 +259,7 @@ def correlation_matrix(fit_result: Any) -> np.ndarray:
     """The correlation matrix of one fit as NumPy array; ``FitError`` for anything else."""
     if not isinstance(fit_result, FitResult):
         raise FitError(f"expected a fit as fit(model) returns it, found {type(fit_result).__name__}")
-    if not concrete(fit_result.covariance):
+    if not concrete(fit_result.params):
         raise FitError("which correlations are listed depends on their values: call this outside jit, grad and vmap")
     if fit_result.params.ndim != 1:
         raise FitError(f"the fit is a batch of shape {fit_result.params.shape[:-1]}: give one of its fits")

@@ -337,7 +337,7 @@ def _narrower(layout: Layout, n_params: int, n_bins: int, level: Level) -> Compi
     def by_bin(x: Array) -> Array:
         return x.reshape(-1, level.bins)[:, :n_bins].reshape(-1)
 
-    def narrowed(packed: Packed, spread: Array) -> First:
+    def narrowed(packed: Packed, spread: Any) -> First:
         first = layout.unpack(packed)
         minimum = first.found.minimum
         minimum = minimum._replace(
@@ -346,7 +346,7 @@ def _narrower(layout: Layout, n_params: int, n_bins: int, level: Level) -> Compi
         )  # fmt: skip
         return first._replace(
             found=first.found._replace(minimum=minimum), held=by_param(first.held), on_bound=by_param(first.on_bound),
-            columns=by_param(first.columns), spread=by_param(spread, 2),
+            columns=by_param(first.columns), spread=jax.tree.map(lambda x: by_param(x, 2), spread),
         )  # fmt: skip
 
     return Compiled(narrowed, about=(n_params, n_bins, level))

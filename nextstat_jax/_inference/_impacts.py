@@ -20,6 +20,7 @@ from .._base._numerics import lightly, standard_deviation
 from .._base._tables import plain
 from .._likelihood._common import Common
 from .._minimize import _status
+from .._minimize._matrix import Spread
 from .._model._base import Model, Subject, check_start, subject
 from ._driver import ask
 from ._fit import defined, several_minima
@@ -28,7 +29,7 @@ from ._question import Alone, Ask, Course, Question, question
 from ._result import Result, result, static
 from ._rows import Facts, First, Rows, facts_of
 from ._search import Found
-from ._settle import Settled, settle_free, settle_spread
+from ._settle import Settled, settle_free, settle_hessian, settle_spread
 
 METHODS = ("refit", "linear")
 
@@ -196,7 +197,7 @@ class _Best(NamedTuple):
     """The unconditional fit, and by how much each nuisance parameter is moved from it, shape (n, 4)."""
 
     params: Array
-    spread: Array
+    spread: Spread
     shifts: Array
 
 
@@ -215,21 +216,21 @@ class _Ranking(Question):
     full: ClassVar[bool] = True
     flat: ClassVar[bool] = False
 
-    def best(self, facts: Facts, params: Array, spread: Array) -> _Best:
+    def best(self, facts: Facts, params: Array, spread: Spread) -> _Best:
         """What is moved, and by how much: post-fit up and down, pre-fit up and down."""
         likelihood, mine = facts.likelihood, self.nuisances
-        post = standard_deviation(jnp.diagonal(spread)[mine])
+        post = standard_deviation(spread.variances[mine])
         pre = likelihood.constraints(facts.data)[1][mine]
         wanted = jnp.stack([post, -post, pre, -pre], axis=1)
         here = params[mine][:, None]
         ends = (likelihood.lower[mine][:, None], likelihood.upper[mine][:, None])
         return _Best(params, spread, jnp.clip(here + wanted, *ends) - here)
 
-    def rates(self, spread: Array) -> Array:
-        """How all parameters follow each that is moved, in the quadratic approximation, shape (n_params, n)."""
+    def rates(self, spread: Spread) -> Array:
+        """How all parameters follow each that is moved, in the quadratic approximation, shape (n, n_params)."""
         mine = self.nuisances
-        variance = jnp.diagonal(spread)[mine]
-        rate = spread[:, mine] / jnp.where(variance > 0, variance, 1.0)
+        variance = spread.variances[mine][:, None]
+        rate = spread.columns(mine) / jnp.where(variance > 0, variance, 1.0)
         return jnp.where((variance > 0) & jnp.isfinite(rate), rate, 0.0)
 
     def settled(self, facts: Facts, course: Course) -> _Best:
@@ -246,9 +247,9 @@ class _Ranking(Question):
         measured, width = (x[mine] for x in facts.likelihood.constraints(facts.data))
         unit = jnp.where(width > 0, width, 1.0)
         pull = jnp.where(width > 0, (best.params[mine] - measured) / unit, jnp.nan)
-        constraint = jnp.where(width > 0, standard_deviation(jnp.diagonal(best.spread)[mine]) / unit, jnp.nan)
+        constraint = jnp.where(width > 0, standard_deviation(best.spread.variances[mine]) / unit, jnp.nan)
         post_up, post_down, pre_up, pre_down = moved.T
-        mu = best.params[poi], defined(standard_deviation(best.spread[poi, poi]), facts.likelihood.frozen[poi] > 0)
+        mu = best.params[poi], defined(standard_deviation(best.spread.variances[poi]), facts.likelihood.frozen[poi] > 0)
         return pre_up, pre_down, post_up, post_down, pull, constraint, *mu, status, course.above
 
     def widened(self, common: Common) -> _Ranking:
@@ -272,7 +273,7 @@ class Linear(_Ranking, Alone):
     def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
         """The arrays of ``Impacts``, in its order."""
         best = self.settled(facts, course)
-        slope = self.rates(best.spread)[self.where[0]]
+        slope = self.rates(best.spread)[:, self.where[0]]
         status = jnp.broadcast_to(course.first.found.minimum.status, best.shifts.shape)
         return self.table(facts, course, best, slope[:, None] * best.shifts, status)
 
@@ -294,7 +295,7 @@ class Refitted(_Ranking):
     def begin(self, facts: Facts, first: First) -> _Refits:
         """All others follow what is moved."""
         best = self.best(facts, first.found.minimum.y, first.spread)
-        follow = jnp.repeat(self.rates(best.spread).T, best.shifts.shape[1], axis=0)
+        follow = jnp.repeat(self.rates(best.spread), best.shifts.shape[1], axis=0)
         rows = jnp.arange(best.shifts.size)
         start = best.params + follow * best.shifts.reshape(-1, 1)
         held = self._held()
@@ -388,32 +389,28 @@ class Grouped(Alone):
     where: Any
     masks: Any
 
-    full: ClassVar[bool] = True
     flat: ClassVar[bool] = False
 
     def answer(self, facts: Facts, course: Course) -> tuple[Array, ...]:
         """The arrays of ``GroupedImpacts``, in its order."""
-        minimum = course.first.found.minimum
-        spread = settle_spread(facts.likelihood, facts.data, minimum, course.spread)
-        poi = self.where[0]
-        total = spread[poi, poi]
-        explained = jax.vmap(lambda mask: _explained(spread, poi, mask))(jnp.asarray(self.masks))
-        statistical = standard_deviation(total - explained[-1])
-        return standard_deviation(explained[:-1]), statistical, standard_deviation(total), minimum.status
+        likelihood, minimum, poi = facts.likelihood, course.first.found.minimum, self.where[0]
+        hessian, held, pinned = settle_hessian(likelihood, facts.data, minimum)
+        unit = (jnp.arange(len(held)) == poi).astype(minimum.y.dtype)
+
+        def left(mask: Array) -> Array:
+            """The variance with a group held; as in ``spread_of`` what is on a bound is held if need be."""
+            first, second = (hessian.factorized(out | mask).solve(unit)[poi] for out in (held, held | pinned))
+            return jnp.where(jnp.isfinite(first), first, second)
+
+        none = jnp.zeros((1, len(held)), bool)
+        total, *others = jax.vmap(left)(jnp.concatenate([none, jnp.asarray(self.masks)]))
+        others = jnp.stack(others)
+        impacts = standard_deviation(total - others[:-1])
+        return impacts, standard_deviation(others[-1]), standard_deviation(total), minimum.status
 
     def widened(self, common: Common) -> Grouped:
         """What is added belongs to no group."""
         return replace(self, masks=common.params(self.masks))
-
-
-def _explained(spread: Array, poi: Array, mask: Array) -> Array:
-    # Parameters that cannot move have zero rows; they explain nothing.
-    mine = mask & (jnp.diagonal(spread) > 0)
-    unit = jnp.eye(len(mask), dtype=spread.dtype)
-    block = jnp.where(mine[:, None] & mine[None, :], spread, unit)
-    scale = jnp.sqrt(jnp.diagonal(block))
-    column = jnp.where(mine, spread[:, poi], 0.0) / scale
-    return column @ jnp.linalg.solve(block / (scale[:, None] * scale[None, :]), column)
 
 
 def _members(model: Model, names: tuple[str, ...], nuisances: tuple[int, ...], groups: Any) -> dict[str, list[int]]:

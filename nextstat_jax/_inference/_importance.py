@@ -187,7 +187,7 @@ def _resized(likelihood: HistFactory, sizes: Array) -> HistFactory:
     acting = np.zeros(s.n_params + 1, dtype=bool)
     if s.n_shifts:
         acting[s.shift_params] = True
-        changed["shifts"] = likelihood.shifts * sizes[s.shift_params][None, :, None]
+        changed["shifts"] = s.shift_layout.by_shift(likelihood.shifts, sizes[s.shift_params])
     if s.n_entries:
         acting[s.entry_params] = True
         # The last two of the numbers behind a factor are the logarithms of its variations.

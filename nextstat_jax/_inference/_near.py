@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
-from .._minimize._dense import covariance
+from .._minimize._matrix import Spread, either, finite
 from .._minimize._newton import Box, Minimum, active, nothing_kept
 from ._rows import Rows
 from ._search import LEAST_WORTH, PROBLEM, Found, search
@@ -35,12 +35,12 @@ class Center(NamedTuple):
     """A minimum and its curvature.
 
     Attributes:
-        inverse: Inverse Hessian in the parameters that can move there, zero elsewhere, shape (n_params, n_params).
+        inverse: Inverse Hessian in the parameters that can move there, zero elsewhere.
         multipliers: Of what keeps a fit inside its domain.
         poi: Index of the parameter of interest, which may move off its bound, or -1.
     """
 
-    inverse: Array
+    inverse: Spread
     multipliers: Array
     poi: Array
 
@@ -88,16 +88,18 @@ def center_of(likelihood: Likelihood, data: Array, minimum: Minimum, poi: Array)
     barrier = likelihood.barrier(minimum.multipliers)
     exact, positive = likelihood.curvatures(minimum.y, data, barrier)
 
-    def next_one(tried: tuple[Array, Array]) -> tuple[Array, Array]:
+    def next_one(tried: tuple[Array, Spread]) -> tuple[Array, Spread]:
         k, _ = tried
-        hessian, mask = jnp.where(k % 2 == 0, exact, positive), jnp.where(k < 2, free, pinned)
-        return k + 1, covariance(hessian, mask)
+        hessian, mask = either(k % 2 == 0, exact, positive), jnp.where(k < 2, free, pinned)
+        return k + 1, hessian.inverse(mask)
 
-    def needs_another(tried: tuple[Array, Array]) -> Array:
+    def needs_another(tried: tuple[Array, Spread]) -> Array:
         k, inverse = tried
-        return (k < 4) & ~jnp.isfinite(inverse).all()
+        return (k < 4) & ~finite(inverse)
 
-    _, inverse = lax.while_loop(needs_another, next_one, (jnp.array(0), jnp.full_like(exact, jnp.nan)))
+    shapes = jax.eval_shape(exact.inverse, free)
+    unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+    _, inverse = lax.while_loop(needs_another, next_one, (jnp.array(0), unknown))
     return Center(inverse, minimum.multipliers, jnp.asarray(poi))
 
 
@@ -227,9 +229,12 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
         num_steps=jnp.array(0),
         aux=nothing_kept(PROBLEM, start, args, multipliers),
     )
-    state = lax.while_loop(lambda s: s.running, lambda s: _iterate(center, box, args, lane.pin, s), state)
+    # What may be taken out of the inverse: the parameter that is held, and that of interest.
+    places = jnp.stack([lane.pin, jnp.where(center.poi < 0, n, center.poi)])
+    known = _Out(places, center.inverse.columns(places))
+    state = lax.while_loop(lambda s: s.running, lambda s: _iterate(center, box, args, known, s), state)
     # Parameters that did not move at the center must be content where they are.
-    still = jnp.diagonal(center.inverse) == 0
+    still = center.inverse.variances == 0
     content = (active(box, state.y, state.gradient) | ~still).all()
     value = PROBLEM.bare(state.value, state.aux, args, state.multipliers)
     stranded = likelihood.stranded(state.y, ~frozen & (state.y == start), state.aux, lane.data)
@@ -242,9 +247,16 @@ def quick_fit(likelihood: Likelihood, center: Center, lane: Lanes, wanted: Array
     return minimum, believed
 
 
-def _iterate(center: Center, box: Box, args: Any, pin: Array, s: _Lane) -> _Lane:
+class _Out(NamedTuple):
+    """Two parameters, n_params for none, shape (2,), and their rows of the inverse, shape (2, n_params)."""
+
+    places: Array
+    rows: Array
+
+
+def _iterate(center: Center, box: Box, args: Any, out: _Out, s: _Lane) -> _Lane:
     """One step: direction, trial, and the memory of it."""
-    direction = _direction(center, pin, s)
+    direction = _direction(center, out, s)
     slope = s.gradient @ direction
     edm = 0.5 * jnp.abs(slope)
     moved = jnp.clip(s.y - s.scale * direction, box.lower, box.upper)
@@ -292,7 +304,7 @@ def _iterate(center: Center, box: Box, args: Any, pin: Array, s: _Lane) -> _Lane
     )
 
 
-def _direction(center: Center, pin: Array, s: _Lane) -> Array:
+def _direction(center: Center, out: _Out, s: _Lane) -> Array:
     """The two-loop recursion with the center's curvature in the middle."""
     q = jnp.where(s.pinned, 0.0, s.gradient)
     factors = []
@@ -300,30 +312,28 @@ def _direction(center: Center, pin: Array, s: _Lane) -> Array:
         factor = s.weights[k] * (s.steps[k] @ q)
         q = q - factor * s.changes[k]
         factors.append(factor)
-    r = _inverse(center, pin, s.pinned, q)
+    r = _inverse(center, out, s.pinned, q)
     for k in reversed(range(_MEMORY)):
         r = r + s.steps[k] * (factors[k] - s.weights[k] * (s.changes[k] @ r))
     return jnp.where(s.pinned, 0.0, r)
 
 
-def _inverse(center: Center, pin: Array, pinned: Array, q: Array) -> Array:
+def _inverse(center: Center, known: _Out, pinned: Array, q: Array) -> Array:
     """The inverse Hessian of the parameters that move, times q.
 
     The inverse of a matrix without row k is ``C - c_k c_k^T / C_kk``: exact for the held parameter and for the
     parameter of interest on its bound. Others on bounds are rare, and left to the memory.
     """
-    n, poi = len(q), jnp.where(center.poi < 0, len(q), center.poi)
-    places = jnp.stack([pin, poi])
+    (pin, poi), rows = known.places, known.rows
     on_bound = pinned.at[poi].get(mode="fill", fill_value=False)
-    out = jnp.stack([pin < n, on_bound & (pin != poi)])
-    rows = center.inverse.at[places].get(mode="fill", fill_value=0.0)
-    block = rows.at[:, places].get(mode="fill", fill_value=0.0)
+    out = jnp.stack([pin < len(q), on_bound & (pin != poi)])
+    block = rows.at[:, known.places].get(mode="fill", fill_value=0.0)
     out = out & (jnp.diagonal(block) > 0)
     both = out[:, None] & out[None, :]
     block = jnp.where(both, block, jnp.eye(2, dtype=q.dtype))
-    result = center.inverse @ q
-    known = jnp.where(out, rows @ q, 0.0)
+    result = center.inverse.times(q)
+    there = jnp.where(out, rows @ q, 0.0)
     determinant = block[0, 0] * block[1, 1] - block[0, 1] * block[1, 0]
-    first = (block[1, 1] * known[0] - block[0, 1] * known[1]) / determinant
-    second = (block[0, 0] * known[1] - block[1, 0] * known[0]) / determinant
+    first = (block[1, 1] * there[0] - block[0, 1] * there[1]) / determinant
+    second = (block[0, 0] * there[1] - block[1, 0] * there[0]) / determinant
     return result - jnp.where(out[0], first, 0.0) * rows[0] - jnp.where(out[1], second, 0.0) * rows[1]

@@ -14,8 +14,9 @@ from .._base._compiled import choose
 from .._base._doors import pytree
 from .._likelihood._common import Common
 from .._minimize import _status
+from .._minimize._matrix import either
 from ._result import static
-from ._rows import Facts, First, Look, Rows
+from ._rows import Facts, First, Look, Rows, no_spread
 from ._search import Found, margin, no_fit
 
 # How often a conditional fit may lead the unconditional one to a lower minimum.
@@ -152,7 +153,7 @@ def initial(question: Question, facts: Facts, start: Array) -> Course:
     dtype = likelihood.init.dtype
     found = no_fit(likelihood, facts.data)
     value = found.minimum.value
-    spread = jnp.zeros((n, n), dtype) if question.full else None
+    spread = no_spread(likelihood, facts.data) if question.full else None
     first = First(found, value, value, None, None, jnp.zeros((2, n), dtype))
     zero = jnp.array(0)
     no, high = jnp.array(False), jnp.full((), jnp.inf, dtype)
@@ -190,7 +191,7 @@ def advanced(question: Question, facts: Facts, course: Course, found: Found, fir
     lower = ~made | (first.found.minimum.value <= highest)
     better = ~course.begun & lower
     newest = choose(better, first._replace(held=None, on_bound=None, spread=None), course.first)
-    spread = jnp.where(better, first.spread, course.spread) if question.full else None
+    spread = either(better, first.spread, course.spread) if question.full else None
     begun = question.begin(facts, newest._replace(spread=spread))
     told = question.tell(facts, course.state, course.first, mine)
     state = choose(course.begun, choose(missed, course.state, told), begun)

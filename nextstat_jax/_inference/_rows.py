@@ -12,9 +12,9 @@ from jax import Array, lax
 from .._base._compiled import Layout, Packed
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
-from .._minimize._dense import cholesky, masked, solve
+from .._minimize._matrix import Spread, Symmetric, blank
 from .._model._base import Subject
-from ._search import LEAST_WORTH, Found, no_fit, search
+from ._search import LEAST_WORTH, Found, no_fit, no_hessian, search
 from ._settle import pins_of, spread_of, with_kinks
 
 
@@ -87,7 +87,7 @@ class First(NamedTuple):
         held: What was held; None on a question's course, where it follows from the rest.
         on_bound: Parameters on a bound that they push against; likewise.
         columns: Columns of the covariance, shape (2, n_params); zero unless wanted.
-        spread: The covariance, shape (n_params, n_params); zero unless wanted, None where it never is.
+        spread: The covariance; zero unless wanted, None where it never is.
     """
 
     found: Found
@@ -149,7 +149,7 @@ def make_rows(
     layout = Layout.of(nothing)
     empty = layout.pack(nothing)
 
-    def fitted(row: Rows, wanted: Array, leads: Array) -> tuple[Packed, Array]:
+    def fitted(row: Rows, wanted: Array, leads: Array) -> tuple[Packed, Symmetric]:
         """One fit, packed, and the Hessian; ``leads`` says whether it is the first of the rows."""
         # What is worth a try on the data is worth one on the other data set.
         worth = jnp.where(row.on_asimov & several, 0.0, attempts.worth)
@@ -173,13 +173,13 @@ def make_rows(
             )
         )
     else:
-        blank = Packed(*(jnp.broadcast_to(x, (count, *x.shape)) for x in empty))
-        found, hessian = _one_by_one(fitted, layout, blank, rows._replace(wanted=wanted), flat=flat)
+        begin = Packed(*(jnp.broadcast_to(x, (count, *x.shape)) for x in empty)), no_hessian(likelihood, data[0])
+        found, hessian = _one_by_one(fitted, layout, begin, rows._replace(wanted=wanted), flat=flat)
     first = layout.unpack(Packed(*(x[0] for x in found)))
     held = rows.held[0]
     pinned = pins_of(likelihood, first.minimum, rows.start[0], held).mask
     parts = first, first.minimum.value + constant, constant, held, pinned & ~held
-    nothing = hessian[jnp.zeros(2, int)]
+    nothing = jnp.zeros((2, len(held)), constant.dtype)
     if flat:
         return found, First(*parts, nothing)
     columns = lax.cond(
@@ -188,27 +188,27 @@ def make_rows(
     if look.full is False:
         return found, First(*parts, columns)
     bent = with_kinks(hessian, first.minimum)
-    spread = lax.cond(look.full, lambda: spread_of(bent, held, pinned), lambda: jnp.zeros_like(hessian))
+    spread = lax.cond(look.full, lambda: spread_of(bent, held, pinned), lambda: no_spread(likelihood, data[0]))
     return found, First(*parts, columns, spread)
 
 
 def _one_by_one(
-    fitted: Callable[[Rows, Array, Array], tuple[Packed, Array]],
+    fitted: Callable[[Rows, Array, Array], tuple[Packed, Symmetric]],
     layout: Layout,
-    blank: Packed,
+    nothing: tuple[Packed, Symmetric],
     rows: Rows,
     *,
     flat: bool,
-) -> tuple[Packed, Array]:
+) -> tuple[Packed, Symmetric]:
     """The fits that are wanted, in a loop, and the Hessian of the first."""
-    count, n = rows.start.shape
+    count = len(rows.start)
 
     def following(k: Array) -> Array:
         """The next row that is wanted, or ``count``."""
         later = rows.wanted & (jnp.arange(count) > k)
         return jnp.where(later.any(), jnp.argmax(later), count)
 
-    def body(carry: tuple[Array, Packed, Array]) -> tuple[Array, Packed, Array]:
+    def body(carry: tuple[Array, Packed, Symmetric]) -> tuple[Array, Packed, Symmetric]:
         k, found, hessian = carry
         row = jax.tree.map(lambda x: x[k], rows)
         before = layout.unpack(Packed(*(x[k - 1] for x in found))).minimum
@@ -219,23 +219,28 @@ def _one_by_one(
         hessian = hessian if flat else lax.cond(k == 0, lambda: last, lambda: hessian)
         return following(k), found, hessian
 
-    begin = following(jnp.array(-1)), blank, jnp.zeros((n, n), rows.start.dtype)
-    return lax.while_loop(lambda carry: carry[0] < count, body, begin)[1:]
+    return lax.while_loop(lambda carry: carry[0] < count, body, (following(jnp.array(-1)), *nothing))[1:]
 
 
-def _columns(hessian: Array, held: Array, pinned: Array, wanted: Array) -> Array:
+def _columns(hessian: Symmetric, held: Array, pinned: Array, wanted: Array) -> Array:
     """Columns of the covariance, by the rule of ``spread_of``."""
-    n = hessian.shape[0]
+    n = len(held)
 
     def of(mask: Array) -> Array:
-        unit = (jnp.arange(n)[:, None] == wanted[None, :]).astype(hessian.dtype)
-        column = solve(cholesky(masked(hessian, mask)), jnp.where(mask[:, None], 0.0, unit))
+        unit = (jnp.arange(n)[:, None] == wanted[None, :]).astype(hessian.diagonal.dtype)
+        column = hessian.factorized(mask).solve(jnp.where(mask[:, None], 0.0, unit))
         return jnp.where(mask[:, None], 0.0, column).T
 
     first = of(held)
     # What is looked at moves, on a bound or not.
     moving = pinned & ~(jnp.arange(n)[:, None] == wanted[None, :]).any(1)
     return lax.cond(jnp.isfinite(first).all(), lambda: first, lambda: of(held | moving))
+
+
+def no_spread(likelihood: Likelihood, data: Array) -> Spread:
+    """In place of a covariance."""
+    held = jax.ShapeDtypeStruct(likelihood.init.shape, bool)
+    return blank(jax.eval_shape(lambda mask: no_hessian(likelihood, data).inverse(mask), held))
 
 
 def found_layout(facts: Facts) -> Layout:

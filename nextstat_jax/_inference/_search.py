@@ -14,7 +14,8 @@ from .._base._compiled import choose, packed_while
 from .._base._numerics import lightly
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
-from .._minimize._newton import Box, Minimum, Problem, minimize, nothing_kept
+from .._minimize._matrix import Symmetric
+from .._minimize._newton import Box, Minimum, Problem, minimize, no_matrix, nothing_kept
 
 # A deviance that is as good as zero: there is nothing below.
 LEAST_WORTH = 1e-6
@@ -29,7 +30,7 @@ def _evaluate(y: Array, args: Any, z: Array) -> tuple[Array, Array, Any, Any]:
     return likelihood.evaluate(y, data, barrier._replace(multipliers=z))
 
 
-def _curvatures(y: Array, args: Any, z: Array, closing: Array) -> tuple[Array, Array]:
+def _curvatures(y: Array, args: Any, z: Array, closing: Array) -> tuple[Symmetric, Symmetric]:
     likelihood, data, barrier = args
     still = jax.tree.map(lambda a, b: jnp.where(closing, a, b), likelihood.softened(z), barrier._replace(multipliers=z))
     return likelihood.curvatures(y, data, still)
@@ -101,6 +102,12 @@ def no_fit(likelihood: Likelihood, data: Array) -> Found:
     return Found(minimum, high, zero)
 
 
+def no_hessian(likelihood: Likelihood, data: Array) -> Symmetric:
+    """In place of one."""
+    barrier = likelihood.barrier()
+    return no_matrix(PROBLEM, likelihood.init, (likelihood, data, barrier), barrier.multipliers)
+
+
 class _Task(NamedTuple):
     """One minimization."""
 
@@ -123,7 +130,7 @@ class _Never:
         return 0
 
 
-def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Array]:
+def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Symmetric]:
     likelihood = task.likelihood
     curved = False if isinstance(task.curved, _Never) else task.curved
     barrier, box = likelihood.barrier(), box_of(likelihood, task.held)
@@ -141,12 +148,12 @@ def _solver(treedef: Any) -> Any:
     """The minimizer as a function of flat arguments, with a way of its own for batches."""
 
     @custom_vmap
-    def one(*leaves: Array) -> tuple[Minimum, Array]:
+    def one(*leaves: Array) -> tuple[Minimum, Symmetric]:
         return _minimize(jax.tree.unflatten(treedef, leaves), alone=True)
 
     @one.def_vmap
     def batch(axis_size: int, batched: Any, *leaves: Array) -> tuple[Any, Any]:
-        def each(*leaves: Array) -> tuple[Minimum, Array]:
+        def each(*leaves: Array) -> tuple[Minimum, Symmetric]:
             return _minimize(jax.tree.unflatten(treedef, leaves), alone=False)
 
         axes = [0 if mapped else None for mapped in batched]
@@ -158,7 +165,7 @@ def _solver(treedef: Any) -> Any:
 
 def solve(
     likelihood: Likelihood, data: Array, start: Array, held: Array, curved: Array | bool = False, wanted: Any = True
-) -> tuple[Minimum, Array]:
+) -> tuple[Minimum, Symmetric]:
     """One minimization, and the Hessian: the one at its end if ``curved``. Not to be differentiated."""
     # Whether that one is wanted is part of the program where it never is.
     task = _Task(likelihood, data, start, held, _Never() if curved is False else curved, jnp.asarray(wanted))
@@ -170,7 +177,7 @@ class _Tried(NamedTuple):
     """State of a search."""
 
     found: Found
-    hessian: Array
+    hessian: Symmetric
     trust: Array
     attempt: Array  # -1 is the given start
     staged: Array  # the first half of an attempt is done: what was held is let go
@@ -188,7 +195,7 @@ def search(
     bent: bool = True,
     curved: Array | bool = False,
     wanted: Array | bool = True,
-) -> tuple[Found, Array]:
+) -> tuple[Found, Symmetric]:
     """The lowest minimum from the given start and from the attempts that are worth making.
 
     Args:
@@ -202,17 +209,16 @@ def search(
         wanted: Whether anything is.
 
     Returns:
-        What was found, and the Hessian, shape (n_params, n_params).
+        What was found, and the Hessian.
     """
     points = jnp.where(held, start, attempts.points)
     before = jnp.concatenate([start[None], points[:-1]])
     again = ((points == before).all(1) | (points == start).all(1)) & ~attempts.first.any(1)
     possible = ~again & ~(attempts.first & held).any(1)
     worth = jnp.where(possible, attempts.worth, jnp.inf)
-    n = len(start)
     nothing = no_fit(likelihood, data)
     state = _Tried(
-        nothing, jnp.zeros((n, n), start.dtype), jnp.full((), jnp.inf, start.dtype), jnp.array(-1), jnp.array(False),
+        nothing, no_hessian(likelihood, data), jnp.full((), jnp.inf, start.dtype), jnp.array(-1), jnp.array(False),
         start, jnp.asarray(wanted),
     )  # fmt: skip
 

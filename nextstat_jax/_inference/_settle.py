@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._likelihood._protocol import Likelihood
-from .._minimize._dense import covariance
 from .._minimize._implicit import Objective, Pins, attach, hessian_at_minimum, value_at_minimum
+from .._minimize._matrix import Spread, Symmetric, finite
 from .._minimize._newton import Minimum, active
 from ._search import box_of
 
@@ -65,7 +65,7 @@ class Settled:
         """The deviance there, a scalar."""
         return value_at_minimum(OBJECTIVE, self.minimum.value, self.minimum.y, *self._about)
 
-    def hessian(self, hessian: Array) -> Array:
+    def hessian(self, hessian: Symmetric) -> Symmetric:
         """The Hessian there, as it is for uncertainties, given its value."""
         return hessian_at_minimum(OBJECTIVE, hessian, self.minimum.y, *self._about)
 
@@ -84,44 +84,48 @@ def settle_free(likelihood: Likelihood, data: Array, minimum: Minimum) -> Settle
     return Settled(likelihood, data, minimum, likelihood.init, likelihood.frozen > 0)
 
 
-def settle_spread(likelihood: Likelihood, data: Array, minimum: Minimum, spread: Array) -> Array:
+def settle_spread(likelihood: Likelihood, data: Array, minimum: Minimum, spread: Spread) -> Spread:
     """The covariance at an unconditional minimum with its derivatives."""
     return known(_spread_at, spread, likelihood, data, minimum)
 
 
-def _spread_at(likelihood: Likelihood, data: Array, minimum: Minimum) -> Array:
+def _spread_at(likelihood: Likelihood, data: Array, minimum: Minimum) -> Spread:
+    return spread_of(*settle_hessian(likelihood, data, minimum))
+
+
+def settle_hessian(likelihood: Likelihood, data: Array, minimum: Minimum) -> tuple[Symmetric, Array, Array]:
+    """The Hessian at an unconditional minimum with its derivatives, what is held there, and what else does not move."""
     held = likelihood.frozen > 0
     still = lax.stop_gradient((likelihood, data))
     hessian = with_kinks(still[0].hessian(minimum.y, still[1], still[0].softened(minimum.multipliers)), minimum)
     hessian = settle_free(likelihood, data, minimum).hessian(hessian)
-    return spread_of(hessian, held, pins_of(likelihood, minimum, likelihood.init, held).mask)
+    return hessian, held, pins_of(likelihood, minimum, likelihood.init, held).mask
 
 
-def with_kinks(hessian: Array, minimum: Minimum) -> Array:
+def with_kinks(hessian: Symmetric, minimum: Minimum) -> Symmetric:
     """The Hessian at a minimum with the curvature that stands for a kink: what lies on one may lie beside it."""
-    return hessian if minimum.kinked is None else hessian + jnp.diag(minimum.kinked)
+    return hessian if minimum.kinked is None else hessian.plus(minimum.kinked)
 
 
-def spread_of(hessian: Array, held: Array, pinned: Array) -> Array:
+def spread_of(hessian: Symmetric, held: Array, pinned: Array) -> Spread:
     """The covariance: the inverse of the Hessian in what is not held.
 
     A parameter on a bound is treated as if the bound were not there; should the Hessian then not be positive definite,
     it is held like a fixed one.
     """
-    spread = covariance(hessian, held)
-    ok = jnp.isfinite(lax.stop_gradient(spread)).all()
-    return lax.cond(ok, lambda: spread, lambda: covariance(hessian, pinned))
+    spread = hessian.inverse(held)
+    return lax.cond(finite(lax.stop_gradient(spread)), lambda: spread, lambda: hessian.inverse(pinned))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def known(function: Callable[..., Array], value: Array, *args: Any) -> Array:
+def known(function: Callable[..., Any], value: Any, *args: Any) -> Any:
     """``value`` itself, which is ``function(*args)``, with the derivatives of that with respect to ``args``."""
     del function, args
     return value
 
 
 @known.defjvp
-def _known_jvp(function: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _known_jvp(function: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Any, Any]:
     value, *args = primals
     _, *d_args = tangents
     _, tangent = jax.jvp(function, tuple(args), tuple(d_args))

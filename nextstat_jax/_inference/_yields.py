@@ -21,6 +21,7 @@ from .._likelihood._binned import HistFactory
 from .._likelihood._histfactory import rates
 from .._likelihood._segments import scatter_sum
 from .._minimize import _status
+from .._minimize._arrow import ArrowSpread
 from .._model._base import require_model
 from .._model._model import HistFactoryModel
 from ._fit import FitResult, require_fit
@@ -233,10 +234,11 @@ def yields(model: HistFactoryModel, fit_result: FitResult | None = None, *, data
     status = jnp.array(_status.CONVERGED)
     if fit_result is None:
         params = likelihood.init
-        spread = jnp.where(likelihood.frozen > 0, 0.0, likelihood.constraints(shown)[1] ** 2)
+        variances = jnp.where(likelihood.frozen > 0, 0.0, likelihood.constraints(shown)[1] ** 2)
+        spread = likelihood.independent(variances)
     else:
         require_fit(model, fit_result)
-        params, spread, status = fit_result.params, fit_result.covariance, fit_result.status
+        params, spread, status = fit_result.params, fit_result.spread, fit_result.status
     central, errors = _propagate(likelihood, names.channel_bins, params, spread)
     return Yields(
         values=_by_sample_and_bin(model, central.cells),
@@ -268,8 +270,8 @@ class _Sums(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=1)
-def _propagate(likelihood: HistFactory, channel_bins: tuple[int, ...], params: Array, spread: Array) -> tuple[Any, Any]:
-    """Yields and their uncertainties; ``spread`` is a covariance matrix or, of a diagonal one, the diagonal."""
+def _propagate(likelihood: HistFactory, channel_bins: tuple[int, ...], params: Array, spread: Any) -> tuple[Any, Any]:
+    """Yields and their uncertainties, from the covariance of the parameters."""
     s = likelihood.structure
     channel = np.repeat(np.arange(len(channel_bins)), channel_bins)
 
@@ -278,11 +280,44 @@ def _propagate(likelihood: HistFactory, channel_bins: tuple[int, ...], params: A
         rows = scatter_sum(cells, s.cell_rows, s.n_rows)
         return _Sums(cells, rows, bins, scatter_sum(bins, channel, len(channel_bins)))
 
-    def error(jacobian: Array) -> Array:
-        moved = jacobian * spread if spread.ndim == 1 else jacobian @ spread
-        return standard_deviation((moved * jacobian).sum(-1))
+    if isinstance(spread, ArrowSpread):
+        variances = _of_arrow(s, channel, len(channel_bins), spread, partial(_cells, likelihood), params)
+    else:
+        variances = jax.tree.map(lambda j: (spread.times(j.T).T * j).sum(-1), jax.jacfwd(summed)(params))
+    return summed(params), jax.tree.map(standard_deviation, variances)
 
-    return summed(params), jax.tree.map(error, jax.jacfwd(summed)(params))
+
+def _cells(likelihood: HistFactory, params: Array) -> Array:
+    return rates(likelihood, params).cells
+
+
+def _of_arrow(s: Any, channel: np.ndarray, n_channels: int, spread: ArrowSpread, cells: Any, params: Array) -> _Sums:
+    """Variances of yields where most parameters act on one bin.
+
+    With the border's parameters given, those of different bins vary independently: what is left of a derivative by the
+    border, once the bins' own parameters follow it, meets the border's covariance, and each bin adds its own.
+    """
+    b = len(spread.rows.border)
+    moved = jax.vmap(lambda v: jax.jvp(cells, (params,), (v,))[1])(spread.rows.directions(params.dtype))
+    place = s.pieces.place_of_bin[s.cell_bins]
+    border, own = moved[:b], moved[b:]
+    for k, x in enumerate(own):
+        border = border - spread.slope[:, place, k] * x
+
+    def by_border(x: Array) -> Array:
+        return ((spread.border @ x.T).T * x).sum(1)
+
+    def inside(x: Array, where: np.ndarray) -> Array:
+        return jnp.einsum("km,mkl,lm->m", x, spread.inner[where], x)
+
+    by_bin = [scatter_sum(x.T, s.cell_bins, s.n_bins) for x in (border, own)]
+    of_cells, of_bins = inside(own, place), inside(by_bin[1].T, s.pieces.place_of_bin)
+    return _Sums(
+        by_border(border.T) + of_cells,
+        by_border(scatter_sum(border.T, s.cell_rows, s.n_rows)) + scatter_sum(of_cells, s.cell_rows, s.n_rows),
+        by_border(by_bin[0]) + of_bins,
+        by_border(scatter_sum(by_bin[0], channel, n_channels)) + scatter_sum(of_bins, channel, n_channels),
+    )
 
 
 def _by_sample_and_bin(model: HistFactoryModel, cells: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from .._base._errors import ModelError
+from .._minimize._dense import Dense
 from ._protocol import Attempts, Evaluation, Likelihood
 from ._starts import plain_starts
 
@@ -48,20 +49,20 @@ class Automatic(Likelihood):
         """In reverse mode."""
         return jax.grad(self.deviance)(params, data, barrier)
 
-    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Array:
+    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Dense:
         """Forward over reverse."""
-        return jax.hessian(self.deviance)(params, data, barrier)
+        return Dense(jax.hessian(self.deviance)(params, data, barrier))
 
     def evaluate(self, params: Array, data: Array, barrier: Any) -> Evaluation:
         """A point whose gradient is not finite lies outside the domain."""
         value, gradient = jax.value_and_grad(self.deviance)(params, data, barrier)
         return guarded(value, gradient, jnp.zeros((0,), value.dtype))
 
-    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Array, Array]:
+    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Dense, Dense]:
         """The stand-in has the absolute values of the Hessian's eigenvalues."""
-        hessian = self.hessian(params, data, barrier)
+        hessian = self.hessian(params, data, barrier).dense()
         hessian = 0.5 * (hessian + hessian.T)
-        return hessian, absolute(hessian)
+        return Dense(hessian), Dense(absolute(hessian))
 
     def barrier(self, multipliers: Array | None = None) -> NoBarrier:
         """None."""

@@ -18,6 +18,7 @@ from jax import Array
 from .._base._compiled import Layout, Packed
 from .._base._doors import concrete, on_device, pytree
 from ._methods import Binned
+from ._pieces import ShiftRows
 from ._segments import GroupSum
 from ._structure import Structure
 from ._tables import LEVELS, Level, Sizes, Tables, blank, filled, level_of, places_of, put
@@ -29,7 +30,7 @@ _NO_WIDTH = 1.0 / np.sqrt(2.0 * np.pi)
 class CommonStructure:
     """A structure in which index tables are arrays; it stands for its own ``derived``."""
 
-    clip_sample = clip_bin = None
+    clip_sample = clip_bin = pairs = None
 
     def __init__(self, sizes: Sizes, tables: Tables) -> None:
         level = LEVELS[sizes.level]
@@ -39,6 +40,7 @@ class CommonStructure:
         self.n_shifts, self.n_entries = tables.shift_params.shape[0], tables.entry_params.size
         vars(self).update(tables._asdict())
         self.kinks = tables.kinks if sizes.kinked else None
+        self.shift_layout = ShiftRows(self.n_shifts, level.cells, tables.cell_bins)
         self.bins = GroupSum(level.bins, tables.bin_cells)
         self.pair_cells = GroupSum(tables.pair_bins.shape[0], tables.pair_members)
 
@@ -152,7 +154,7 @@ def common_form(arrays: Any, s: Structure) -> Common | None:
     """A likelihood in common form; None where it is too large, or unlike others, or not all of it is known."""
     found = _found(s)
     leaves = [getattr(arrays, name) for name in _LEAVES]
-    if found is None or np.ndim(arrays.nominal) != 1 or not all(map(concrete, leaves)):
+    if found is None or s.pairs is not None or np.ndim(arrays.nominal) != 1 or not all(map(concrete, leaves)):
         return None
     leaves = [np.ravel(np.asarray(leaf)) for leaf in leaves]
     dtype = leaves[0].dtype

@@ -26,7 +26,7 @@ from ._interpolation import Basis, away_from_zero, factor, factor_derivatives, h
 from ._segments import pick, product, scatter_product, scatter_sum, take
 
 
-class _Pieces(NamedTuple):
+class Parts(NamedTuple):
     """What value, gradient and Hessian share. Shapes as in ``Structure``."""
 
     params: Array  # factors that are zero replaced by a tiny number
@@ -41,7 +41,7 @@ class _Pieces(NamedTuple):
     curvature: Array  # per bin: d2(deviance) / d(bin)2
 
 
-def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> _Pieces:
+def parts_of(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Parts:
     s, d = likelihood.structure, likelihood.structure.derived
     small = tiny(likelihood.dtype)
     params = jnp.where(d.is_factor, away_from_zero(params, small), params)
@@ -61,8 +61,7 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
     basis = shift_basis(s.histosys, pick(params, s.shift_params))
     height = likelihood.nominal
     if s.n_shifts:
-        weights = jnp.concatenate([basis.p, basis.q])
-        height = height + weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
+        height = height + s.shift_layout.heights(likelihood.shifts, basis.p, basis.q)
     cells = scale * height
     if s.clip_sample is None:
         bins = scatter_sum(cells, s.cell_bins, s.n_bins)
@@ -76,14 +75,14 @@ def _pieces(likelihood: Arrays, params: Array, data: Array, walls: Walls | None)
     bins = jnp.where(jnp.abs(bins) < 1e6 * small, 0.0, bins)
 
     slope, curvature = slope_and_curvature(data[: s.n_bins], bins, walls)
-    return _Pieces(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
+    return Parts(params, inverse, first, second, basis, scale, cells, bins, slope, curvature)
 
 
 def _pick(x: Array, index: Any) -> Array:
     return x.at[index].get(mode="promise_in_bounds")
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Sums over the bins that gradient and Hessian share."""
 
     rows: Array  # per row: sum of slope * yield
@@ -91,18 +90,17 @@ class _Sums(NamedTuple):
     shifts: Array  # (2, n_shifts): slope * scale summed against the odd and even shifts
 
 
-def _sums(likelihood: Arrays, p: _Pieces) -> _Sums:
+def sums_of(likelihood: Arrays, p: Parts) -> Sums:
     s = likelihood.structure
     slope = _pick(p.slope, s.cell_bins)
     cells = slope * p.cells
     shifts = jnp.zeros((2, s.n_shifts), cells.dtype)
     if s.n_shifts:
-        matrix = likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
-        shifts = (matrix @ (slope * p.scale)).reshape(2, s.n_shifts)
-    return _Sums(scatter_sum(cells, s.cell_rows, s.n_rows), cells, shifts)
+        shifts = s.shift_layout.sums(likelihood.shifts, slope * p.scale)
+    return Sums(scatter_sum(cells, s.cell_rows, s.n_rows), cells, shifts)
 
 
-def _constraint_gradient(likelihood: Arrays, p: _Pieces, data: Array) -> tuple[Array, Array]:
+def constraint_gradient(likelihood: Arrays, p: Parts, data: Array) -> tuple[Array, Array]:
     """First derivative and curvature of the constraint terms by parameter, each of shape (n_params,)."""
     s, d = likelihood.structure, likelihood.structure.derived
     aux = data[s.n_bins :]
@@ -116,7 +114,7 @@ def _constraint_gradient(likelihood: Arrays, p: _Pieces, data: Array) -> tuple[A
     return gradient + tau - pull, weight + pull * p.inverse
 
 
-def _value(likelihood: Arrays, p: _Pieces, data: Array, walls: Walls | None) -> Array:
+def _value(likelihood: Arrays, p: Parts, data: Array, walls: Walls | None) -> Array:
     s = likelihood.structure
     aux = data[s.n_bins :]
     main = main_deviance(data[: s.n_bins], p.bins, walls)
@@ -125,7 +123,7 @@ def _value(likelihood: Arrays, p: _Pieces, data: Array, walls: Walls | None) -> 
     return jnp.concatenate([main, 0.5 * pull * pull, gammas]).sum()
 
 
-def _collect(likelihood: Arrays, factors: Array | None, sums: _Sums, entries: Array, shifts: Array) -> Array:
+def _collect(likelihood: Arrays, factors: Array | None, sums: Sums, entries: Array, shifts: Array) -> Array:
     """Sums by parameter of what rows, cells, entries and shifts contribute, shape (n_params,).
 
     ``factors`` multiplies the contributions of rows and cells; None leaves them out.
@@ -145,7 +143,7 @@ def _collect(likelihood: Arrays, factors: Array | None, sums: _Sums, entries: Ar
     return total[: s.n_params]
 
 
-def _gradient(likelihood: Arrays, p: _Pieces, sums: _Sums, constraint: Array) -> Array:
+def _gradient(likelihood: Arrays, p: Parts, sums: Sums, constraint: Array) -> Array:
     entries = p.first * _pick(sums.rows, likelihood.structure.chunk_rows)
     shifts = p.basis.dp * sums.shifts[0] + p.basis.dq * sums.shifts[1]
     return _collect(likelihood, p.inverse, sums, entries, shifts) + constraint
@@ -156,13 +154,13 @@ def evaluate(likelihood: Arrays, params: Array, data: Array, walls: Walls) -> tu
 
     For the minimizer; not to be differentiated.
     """
-    p = _pieces(likelihood, params, data, walls)
-    sums, (constraint, _) = _sums(likelihood, p), _constraint_gradient(likelihood, p, data)
+    p = parts_of(likelihood, params, data, walls)
+    sums, (constraint, _) = sums_of(likelihood, p), constraint_gradient(likelihood, p, data)
     jump = None if likelihood.structure.derived.kinks is None else _jump(likelihood, sums)
     return _value(likelihood, p, data, walls), _gradient(likelihood, p, sums, constraint), p.bins, jump
 
 
-def _jump(likelihood: Arrays, sums: _Sums) -> Array:
+def _jump(likelihood: Arrays, sums: Sums) -> Array:
     """Half of what the slope of the deviance jumps by where a parameter with a kink passes 0: (n_params,)."""
     s = likelihood.structure
     entries = jnp.zeros(s.entry_params.shape, sums.rows.dtype)
@@ -173,24 +171,24 @@ def _jump(likelihood: Arrays, sums: _Sums) -> Array:
 
 
 def _value_and_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
-    p = _pieces(likelihood, params, data, walls)
+    p = parts_of(likelihood, params, data, walls)
     return _value(likelihood, p, data, walls), _slope(likelihood, p, data)
 
 
-def _slope(likelihood: Arrays, p: _Pieces, data: Array) -> Array:
-    constraint, _ = _constraint_gradient(likelihood, p, data)
-    return _gradient(likelihood, p, _sums(likelihood, p), constraint)
+def _slope(likelihood: Arrays, p: Parts, data: Array) -> Array:
+    constraint, _ = constraint_gradient(likelihood, p, data)
+    return _gradient(likelihood, p, sums_of(likelihood, p), constraint)
 
 
 def value_and_rates(likelihood: Arrays, params: Array, data: Array) -> tuple[Array, Array]:
     """The deviance and the expected rates of the bins, in one pass; not meant to be differentiated."""
-    p = _pieces(likelihood, params, data, None)
+    p = parts_of(likelihood, params, data, None)
     return _value(likelihood, p, data, None), p.bins
 
 
 def value_gradient_and_rates(likelihood: Arrays, params: Array, data: Array) -> tuple[Array, Array, Array]:
     """``value_and_gradient`` with the expected rates of the bins, which it computes on its way; likewise."""
-    p = _pieces(likelihood, params, data, None)
+    p = parts_of(likelihood, params, data, None)
     return _value(likelihood, p, data, None), _slope(likelihood, p, data), p.bins
 
 
@@ -202,9 +200,9 @@ def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
     """
     s, d = likelihood.structure, likelihood.structure.derived
     n = s.n_params
-    p = _pieces(likelihood, params, data, walls)
-    sums = _sums(likelihood, p)
-    _, curvature = _constraint_gradient(likelihood, p, data)
+    p = parts_of(likelihood, params, data, walls)
+    sums = sums_of(likelihood, p)
+    _, curvature = constraint_gradient(likelihood, p, data)
 
     # Logarithmic derivative of each row's factor, for the parameters that act on rows: (n_rows, n_row_params).
     log_rows = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), d.row_log_derivatives, 0.0)
@@ -249,7 +247,7 @@ def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
             values = 0.5 * sums.cells[cell] * pick(p.inverse, one) * pick(p.inverse, other)
             half = half.at[one, other].add(values)
     # The products above put u * u on the diagonal, where a factor's own second derivative belongs.
-    diagonal = _second_derivatives(likelihood, p, sums) + 2.0 * (all_log_rows * shift_rows).sum(0)
+    diagonal = second_derivatives(likelihood, p, sums) + 2.0 * (all_log_rows * shift_rows).sum(0)
     return squares + jnp.where(jnp.eye(n, dtype=bool), diagonal, half + half.T), squares
 
 
@@ -258,7 +256,7 @@ def _columns(x: Array, index: Any) -> Array:
     return jnp.concatenate([x, jnp.zeros((x.shape[0], 1), x.dtype)], axis=1)[:, index]
 
 
-def _second_derivatives(likelihood: Arrays, p: _Pieces, sums: _Sums) -> Array:
+def second_derivatives(likelihood: Arrays, p: Parts, sums: Sums) -> Array:
     """Each parameter's own second derivative of the yields, summed with the bins' slopes: (n_params,)."""
     entries = p.second * _pick(sums.rows, likelihood.structure.chunk_rows)
     shifts = p.basis.d2p * sums.shifts[0] + p.basis.d2q * sums.shifts[1]
@@ -274,12 +272,12 @@ def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | No
 # arrays) falls back on the plain functions, which are right for every input, a zero factor included.
 
 
-def _plain_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Array:
+def plain_gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Array:
     return jax.grad(deviance, argnums=1)(likelihood, params, data, walls)
 
 
 def _plain_hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> Array:
-    return jax.jacfwd(_plain_gradient, argnums=1)(likelihood, params, data, walls)
+    return jax.jacfwd(plain_gradient, argnums=1)(likelihood, params, data, walls)
 
 
 @jax.custom_jvp
@@ -290,7 +288,7 @@ def gradient(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
 
 @gradient.defjvp
 def _gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return gradient(*primals), jax.jvp(_plain_gradient, primals, tangents)[1]
+    return gradient(*primals), jax.jvp(plain_gradient, primals, tangents)[1]
 
 
 @jax.custom_jvp
@@ -315,7 +313,7 @@ def value_and_gradient(
 @value_and_gradient.defjvp
 def _value_and_gradient_jvp(primals: Any, tangents: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     value = jax.jvp(deviance, primals, tangents)[1]
-    return value_and_gradient(*primals), (value, jax.jvp(_plain_gradient, primals, tangents)[1])
+    return value_and_gradient(*primals), (value, jax.jvp(plain_gradient, primals, tangents)[1])
 
 
 def fast_deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
@@ -328,7 +326,7 @@ def fast_deviance(likelihood: Arrays, params: Array, data: Array, walls: Walls |
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _deviance_of_leaves(tree: Any, leaves: list[Array], params: Array, data: Array, walls: Walls | None) -> Array:
     likelihood = jax.tree.unflatten(tree, leaves)
-    return _value(likelihood, _pieces(likelihood, params, data, walls), data, walls)
+    return _value(likelihood, parts_of(likelihood, params, data, walls), data, walls)
 
 
 def _deviance_jvp(tree: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:

@@ -40,7 +40,7 @@ class Arrays(Indexed):
 
     Attributes:
         nominal: Yields, shape (n_cells,).
-        shifts: Odd and even part of every histosys, shape (2, n_shifts, n_cells).
+        shifts: Odd and even part of every histosys, as the structure lays them out.
         factors: Numbers behind the normsys entries, shape (8, length, n_chunks).
         widths: Standard deviations of the normal constraints, shape (n_normal,).
         tau: Expected auxiliary counts per unit of the parameter, shape (n_poisson,).
@@ -109,8 +109,7 @@ def shift(likelihood: Arrays, params: Array) -> Array:
     if s.n_shifts == 0:
         return jnp.zeros_like(likelihood.nominal)
     basis = shift_basis(s.histosys, pick(params, s.shift_params))
-    weights = jnp.concatenate([basis.p, basis.q])
-    return weights @ likelihood.shifts.reshape(2 * s.n_shifts, s.n_cells)
+    return s.shift_layout.heights(likelihood.shifts, basis.p, basis.q)
 
 
 def row_factors(likelihood: Arrays, params: Array) -> Array:

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import _derivatives, _throw
+from .._minimize._arrow import ArrowSpread
+from .._minimize._dense import Dense, DenseSpread
+from .._minimize._matrix import Spread, Symmetric
+from . import _arrow, _derivatives, _throw
 from ._constraints import constraint_centers, constraint_widths
 from ._counts import Walls, bare, inside, make_walls, settled_walls, soft_walls, tighten
 from ._histfactory import Arrays, expected, expected_aux, rates, saturated
@@ -33,17 +36,28 @@ class Binned(Arrays, Likelihood):
         """Written out from the structure."""
         return _derivatives.gradient(self, params, data, barrier)
 
-    def hessian(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
+    def hessian(self, params: Array, data: Array, barrier: Walls | None = None) -> Symmetric:
         """Written out from the structure."""
-        return _derivatives.hessian(self, params, data, barrier)
+        if self.structure.pairs is not None:
+            return _arrow.hessian(self, params, data, barrier)
+        return Dense(_derivatives.hessian(self, params, data, barrier))
 
     def evaluate(self, params: Array, data: Array, barrier: Walls) -> Evaluation:
         """The expected rates of the bins are what ``tighten`` needs."""
         return Evaluation(*_derivatives.evaluate(self, params, data, barrier))
 
-    def curvatures(self, params: Array, data: Array, barrier: Walls) -> tuple[Array, Array]:
+    def curvatures(self, params: Array, data: Array, barrier: Walls) -> tuple[Symmetric, Symmetric]:
         """The stand-in is Gauss and Newton's matrix."""
-        return _derivatives.curvatures(self, params, data, barrier)
+        if self.structure.pairs is not None:
+            return _arrow.curvatures(self, params, data, barrier)
+        exact, positive = _derivatives.curvatures(self, params, data, barrier)
+        return Dense(exact), Dense(positive)
+
+    def independent(self, variances: Array) -> Spread:
+        """A covariance without correlations, in the form of the Hessian's inverse."""
+        if self.structure.pairs is not None:
+            return ArrowSpread.of_variances(variances, _arrow.tables_of(self.structure).rows)
+        return DenseSpread(jnp.diag(variances))
 
     def barrier(self, multipliers: Array | None = None) -> Walls:
         """Walls at rate 0 for the bins without counts, and floors for the others."""

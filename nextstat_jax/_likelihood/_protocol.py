@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .._minimize._matrix import Symmetric
+
 
 class Evaluation(NamedTuple):
     """One evaluation during a minimization.
@@ -105,7 +107,7 @@ class Likelihood(Protocol):
         """Its gradient with respect to the parameters, differentiable in everything."""
 
     @abstractmethod
-    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Array:
+    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Symmetric:
         """Its second derivatives, differentiable in everything."""
 
     @abstractmethod
@@ -113,8 +115,8 @@ class Likelihood(Protocol):
         """Value and gradient in one pass, for the minimizer; never differentiated."""
 
     @abstractmethod
-    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Array, Array]:
-        """The Hessian and a positive semidefinite stand-in for it, for the minimizer; never differentiated."""
+    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Symmetric, Symmetric]:
+        """The Hessian and a positive semidefinite stand-in of its kind, for the minimizer; never differentiated."""
 
     @abstractmethod
     def barrier(self, multipliers: Any = None) -> Any:

@@ -25,6 +25,16 @@ def pad(groups: Sequence[Sequence[int]], fill: int) -> np.ndarray:
     return table
 
 
+def owned(owners: np.ndarray, n_groups: int, fill: int) -> np.ndarray:
+    """The places that name each group, as ``pad`` makes a table of them."""
+    order = np.argsort(owners, kind="stable")
+    count = np.bincount(owners, minlength=n_groups)
+    table = np.full((int(count.max(initial=0)), n_groups), fill, dtype=np.int32)
+    within = np.arange(len(owners)) - np.repeat(np.cumsum(count) - count, count)
+    table[within, owners[order]] = order
+    return table
+
+
 def chunked(groups: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
     """Cuts groups into chunks of the length that pads least.
 

@@ -79,8 +79,7 @@ def bends(likelihood: Arrays, data: Array) -> Array:
     scale, yields = lift * plain, lift * plain * likelihood.nominal
     even = jnp.zeros((s.n_params + 1, s.n_bins), yields.dtype)
     if s.n_shifts:
-        by_bin = scatter_sum((likelihood.shifts[1] * scale).T, s.cell_bins, s.n_bins).T
-        even = even.at[s.shift_params].add(by_bin)
+        even = even.at[s.shift_params].add(s.shift_layout.even_by_bin(likelihood.shifts, scale, s.n_bins))
     if s.n_entries:
         hi, lo = jnp.exp(likelihood.factors[6]), jnp.exp(likelihood.factors[7])
         by_row = jnp.zeros((s.n_params + 1, s.n_rows), yields.dtype)

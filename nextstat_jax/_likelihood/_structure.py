@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ._interpolation import has_kink
-from ._segments import GroupSum
+from ._pieces import Pieces, ShiftPieces, ShiftRows
+from ._segments import GroupSum, owned
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,8 @@ class Structure:
         normal_aux: Their places among the auxiliary data.
         poisson_params: Parameters with a Poisson constraint.
         poisson_aux: Their places among the auxiliary data.
+        pairs: (row, histosys) of each histosys on a row, shape (n, 2), where the likelihood is laid out in pieces and
+            its Hessian as an arrow; None for the form of small likelihoods.
     """
 
     n_params: int
@@ -67,6 +72,7 @@ class Structure:
     normal_aux: np.ndarray
     poisson_params: np.ndarray
     poisson_aux: np.ndarray
+    pairs: np.ndarray | None = None
     digest: str = field(init=False)
     derived: Derived = field(init=False)
 
@@ -87,6 +93,18 @@ class Structure:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Structure) and self.digest == other.digest)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The bins in pieces of one size."""
+        return Pieces(self.cell_rows, self.cell_bins, self.n_rows, self.n_bins)
+
+    @cached_property
+    def shift_layout(self) -> Any:
+        """How the numbers of the histosys are laid out."""
+        if self.pairs is None:
+            return ShiftRows(self.n_shifts, self.n_cells, self.cell_bins)
+        return ShiftPieces(self.pieces, self.pairs, self.n_shifts)
 
     @property
     def n_rows(self) -> int:
@@ -119,80 +137,150 @@ def members(owners: np.ndarray, n_groups: int) -> list[list[int]]:
 
 
 class Derived:
-    """Index tables that follow from a structure: who gathers what in the rates, the gradient and the Hessian."""
+    """Index tables that follow from a structure: who gathers what in the rates, the gradient and the Hessian.
+
+    Those that only one form of the Hessian needs are made when it is asked for.
+    """
 
     def __init__(self, s: Structure) -> None:
-        n = s.n_params
-        self.bins = GroupSum.of(members(s.cell_bins, s.n_bins), s.n_cells)
-        by_row = members(s.row_factors.reshape(-1), n)
-        by_cell = [[place % s.n_cells for place in group] for group in members(s.cell_factors.reshape(-1), n)]
+        n = self.n = s.n_params
+        self._structure = s
+        self.gammas = np.unique(s.cell_factors[s.cell_factors < n]).astype(np.int32)
         # A parameter that multiplies yields directly enters through its logarithmic derivative 1 / value.
-        self.is_factor = np.array([bool(by_row[p] or by_cell[p]) for p in range(n)])
+        is_factor = np.zeros(n + 1, bool)
+        is_factor[s.row_factors.reshape(-1)] = is_factor[self.gammas] = True
+        self.is_factor = is_factor[:n]
         # Beside the parameters stand a factor of 1 and then an alpha of 0, for places without a parameter.
         self.entry_alphas = np.where(s.entry_params == n, n + 1, s.entry_params)
         free = np.ones(n + 1, bool)
         free[s.normal_params] = free[s.poisson_params] = free[n] = False
         # Rows that a free factor multiplies.
         self.grows = free[s.row_factors].any(0) if len(s.row_factors) else np.zeros(s.n_rows, bool)
-        self._row_table(s)
-        self.shift_of_param = np.full(n, s.n_shifts, dtype=np.int32)
-        self.shift_of_param[s.shift_params] = np.arange(s.n_shifts)
-        self._cell_parameters(s, by_cell)
-        self.normal_of_param = np.full(n, len(s.normal_params), dtype=np.int32)
-        self.normal_of_param[s.normal_params] = np.arange(len(s.normal_params))
-        self.poisson_of_param = np.full(n, len(s.poisson_params), dtype=np.int32)
-        self.poisson_of_param[s.poisson_params] = np.arange(len(s.poisson_params))
+        self.shift_of_param = _inverse(s.shift_params, n)
+        self.normal_of_param = _inverse(s.normal_params, n)
+        self.poisson_of_param = _inverse(s.poisson_params, n)
         kinks = np.zeros(n + 1, bool)
         kinks[s.shift_params] |= has_kink(s.histosys)
         kinks[s.entry_params.reshape(-1)] |= has_kink(s.normsys)
         # Parameters in which the yields have a kink at 0; None where none has.
         self.kinks = kinks[:n] if kinks[:n].any() else None
 
-    def _row_table(self, s: Structure) -> None:
+    @cached_property
+    def bins(self) -> GroupSum:
+        """Sums over the cells of each bin."""
+        s = self._structure
+        if s.pairs is not None:
+            return GroupSum(s.n_bins, owned(s.cell_bins, s.n_bins, s.n_cells))
+        return GroupSum.of(members(s.cell_bins, s.n_bins), s.n_cells)
+
+    @cached_property
+    def row_param_of_param(self) -> np.ndarray:
+        """Place of each parameter among those that act on rows, beyond them for the others."""
+        return _inverse(self._row_params, self.n)
+
+    @cached_property
+    def _row_params(self) -> np.ndarray:
+        s = self._structure
+        acting = np.unique(np.concatenate([s.entry_params.reshape(-1), s.row_factors.reshape(-1)]))
+        return acting[acting < self.n]
+
+    @cached_property
+    def row_log_derivatives(self) -> np.ndarray:
         """For each row and each parameter that acts on rows: where its logarithmic derivative stands.
 
         The place is one in [entries, 1 / parameters]; beyond both where the parameter does not act on the row.
         """
-        n = s.n_params
-        acting = sorted({int(p) for p in [*s.entry_params.reshape(-1), *s.row_factors.reshape(-1)] if p < n})
-        self.row_param_of_param = np.full(n, len(acting), dtype=np.int32)
-        self.row_param_of_param[acting] = np.arange(len(acting))
-        table = np.full((s.n_rows, len(acting)), s.n_entries + n, dtype=np.int32)
-        rows = np.broadcast_to(s.chunk_rows, s.entry_params.shape).reshape(-1)
-        for place, (parameter, row) in enumerate(zip(s.entry_params.reshape(-1), rows, strict=True)):
-            if parameter < n:
-                table[row, self.row_param_of_param[parameter]] = place
-        for factors in s.row_factors:
-            for row, parameter in enumerate(factors):
-                if parameter < n:
-                    table[row, self.row_param_of_param[parameter]] = s.n_entries + parameter
-        self.row_log_derivatives = table
+        return row_logs(self._structure, self.row_param_of_param, len(self._row_params))
 
-    def _cell_parameters(self, s: Structure, by_cell: list[list[int]]) -> None:
-        """Tables for the parameters that multiply single bins (the gammas)."""
-        n, n_rows = s.n_params, s.n_rows
-        gammas = [p for p in range(n) if by_cell[p]]
-        self.gammas = np.array(gammas, dtype=np.int32)
-        # Cells of each bin and of each gamma, spread over the rows: at most one cell of a row in either.
-        owners = members(s.cell_bins, s.n_bins) + [by_cell[p] for p in gammas]
-        self.cell_by_row = np.full((len(owners), n_rows), s.n_cells, dtype=np.int32)
-        for k, cells in enumerate(owners):
-            self.cell_by_row[k, s.cell_rows[cells]] = cells
-        self.gamma_of_param = np.full(n, len(gammas), dtype=np.int32)
-        self.gamma_of_param[self.gammas] = np.arange(len(gammas))
-        self.gamma_of_param_padded = np.append(self.gamma_of_param, len(gammas)).astype(np.int32)
-        # d(bin) / d(gamma): cells grouped by the (bin, gamma) pairs that exist.
+    @cached_property
+    def gamma_of_param(self) -> np.ndarray:
+        """Place of each parameter among the gammas, beyond them for the others."""
+        return _inverse(self.gammas, self.n)
+
+    @cached_property
+    def gamma_of_param_padded(self) -> np.ndarray:
+        """The same for a parameter that does not exist as well."""
+        return np.append(self.gamma_of_param, len(self.gammas)).astype(np.int32)
+
+    @cached_property
+    def cell_by_row(self) -> np.ndarray:
+        """Cells of each bin and of each gamma, spread over the rows: at most one cell of a row in either."""
+        s = self._structure
+        gammas = self.gamma_of_param_padded[s.cell_factors]
+        factor, cell = np.nonzero(gammas < len(self.gammas))
+        table = np.full((s.n_bins + len(self.gammas), s.n_rows), s.n_cells, dtype=np.int32)
+        table[s.cell_bins, s.cell_rows] = np.arange(s.n_cells)
+        table[s.n_bins + gammas[factor, cell], s.cell_rows[cell]] = cell
+        return table
+
+    @cached_property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+        """d(bin) / d(gamma): the (bin, gamma) pairs that exist, and the cells of each."""
+        s = self._structure
+        by_gamma = members(s.cell_factors.reshape(-1), self.n)
         pairs: dict[tuple[int, int], list[int]] = {}
-        for p in gammas:
-            for cell in by_cell[p]:
+        for p in self.gammas.tolist():
+            for place in by_gamma[p]:
+                cell = place % s.n_cells
                 pairs.setdefault((int(s.cell_bins[cell]), p), []).append(cell)
-        self.pair_bins = np.array([b for b, _ in pairs], dtype=np.int32)
-        self.pair_params = np.array([p for _, p in pairs], dtype=np.int32)
-        self.pairs = list(pairs.values())
-        self.pair_cells = GroupSum.of(self.pairs, s.n_cells)
-        # Two gammas on one cell: their mixed second derivative.
-        both: list[tuple[int, int, int]] = []
-        for cell in range(s.n_cells):
-            mine = [int(p) for p in s.cell_factors[:, cell] if p < n]
-            both.extend((cell, p, q) for p in mine for q in mine if p != q)
-        self.double = np.array(both, dtype=np.int32).reshape(-1, 3)
+        bins, params = (np.array([pair[k] for pair in pairs], dtype=np.int32) for k in (0, 1))
+        return bins, params, list(pairs.values())
+
+    @property
+    def pair_bins(self) -> np.ndarray:
+        """Bin of each pair."""
+        return self._pairs[0]
+
+    @property
+    def pair_params(self) -> np.ndarray:
+        """Gamma of each pair."""
+        return self._pairs[1]
+
+    @property
+    def pairs(self) -> list[list[int]]:
+        """Cells of each pair."""
+        return self._pairs[2]
+
+    @cached_property
+    def pair_cells(self) -> GroupSum:
+        """Sums over the cells of each pair."""
+        return GroupSum.of(self.pairs, self._structure.n_cells)
+
+    @cached_property
+    def double(self) -> np.ndarray:
+        """Two gammas on one cell, in both orders: (cell, gamma, other gamma), shape (n, 3)."""
+        return doubles(self._structure.cell_factors, self.n)
+
+
+def _inverse(places: np.ndarray, n: int) -> np.ndarray:
+    """Where each of n numbers stands among some of them; beyond their end where it does not."""
+    result = np.full(n, len(places), dtype=np.int32)
+    result[places] = np.arange(len(places))
+    return result
+
+
+def row_logs(s: Structure, column_of_param: np.ndarray, columns: int) -> np.ndarray:
+    """Where the logarithmic derivative of each row by some parameters stands: (n_rows, columns).
+
+    The place is one in [entries, 1 / parameters]; beyond both where the parameter does not act on the row, or has no
+    column.
+    """
+    n = s.n_params
+    table = np.full((s.n_rows, columns + 1), s.n_entries + n, dtype=np.int32)
+    column = np.append(column_of_param, columns)
+    rows = np.broadcast_to(s.chunk_rows, s.entry_params.shape)
+    table[rows.reshape(-1), column[s.entry_params.reshape(-1)]] = np.arange(s.n_entries)
+    rows = np.broadcast_to(np.arange(s.n_rows), s.row_factors.shape)
+    table[rows, column[s.row_factors]] = s.n_entries + s.row_factors
+    return table[:, :columns]
+
+
+def doubles(cell_factors: np.ndarray, n: int) -> np.ndarray:
+    """Two factors on one cell, in both orders: (cell, factor, other factor), shape (m, 3)."""
+    parts = [np.zeros((0, 3), np.int32)]
+    for i, one in enumerate(cell_factors):
+        for j, other in enumerate(cell_factors):
+            cells = np.flatnonzero((one < n) & (other < n)) if i != j else np.zeros(0, int)
+            parts.append(np.stack([cells, one[cells], other[cells]], 1).astype(np.int32))
+    whole = np.concatenate(parts)
+    return whole[np.argsort(whole[:, 0], kind="stable")]

@@ -1,42 +1,109 @@
-"""Symmetric matrices held as dense arrays: factorized, solved, inverted, with rows and columns taken out."""
+"""Symmetric matrices held as dense arrays."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+
+from .._base._doors import pytree
+from .._base._numerics import lightly
+from ._matrix import Factor, Spread, Symmetric, cholesky, lower_solve
 
 
-def masked(hessian: Array, pinned: Array, shift: Array | float = 0.0) -> Array:
-    """The Hessian with pinned rows and columns replaced by those of the identity, and a shifted diagonal.
+@pytree
+@dataclass(frozen=True)
+class Dense(Symmetric):
+    """All elements of a matrix.
 
-    A parameter without any effect on the function counts as pinned: it is nobody else's trouble.
+    Attributes:
+        array: Shape (n, n).
     """
-    free = _free(hessian, pinned)
-    matrix = jnp.where(free[:, None] & free[None, :], hessian, 0.0)
-    return matrix + jnp.diag(jnp.where(free, shift, 1.0))
+
+    array: Array
+
+    def times(self, x: Array) -> Array:
+        """See ``Symmetric``; the other methods likewise."""
+        return self.array @ x
+
+    @property
+    def diagonal(self) -> Array:
+        """See ``Symmetric``."""
+        return jnp.diagonal(self.array)
+
+    def plus(self, diagonal: Array) -> Dense:
+        """See ``Symmetric``."""
+        return Dense(self.array + jnp.diag(diagonal))
+
+    def factorized(self, pinned: Array, shift: Array | float = 0.0) -> DenseFactor:
+        """By Cholesky."""
+        free = self._free(pinned)
+        matrix = jnp.where(free[:, None] & free[None, :], self.array, 0.0)
+        return DenseFactor(cholesky(matrix + jnp.diag(jnp.where(free, shift, 1.0))))
+
+    def unit_factor(self) -> DenseFactor:
+        """See ``Symmetric``."""
+        return DenseFactor(jnp.eye(self.array.shape[0], dtype=self.array.dtype))
+
+    def inverse(self, pinned: Array) -> DenseSpread:
+        """See ``Symmetric``."""
+        inverse = self.factorized(pinned).solve(jnp.eye(self.array.shape[0], dtype=self.array.dtype))
+        free = self._free(pinned)
+        return DenseSpread(jnp.where(free[:, None] & free[None, :], 0.5 * (inverse + inverse.T), 0.0))
+
+    def dense(self) -> Array:
+        """The array itself."""
+        return self.array
+
+    def _free(self, pinned: Array) -> Array:
+        """What can move and has an effect: its row is not zero."""
+        return ~pinned & (self.array != 0).any(1)
 
 
-def _free(hessian: Array, pinned: Array) -> Array:
-    """What can move and has an effect: its row is not zero."""
-    return ~pinned & (hessian != 0).any(1)
+@pytree
+@dataclass(frozen=True)
+class DenseFactor(Factor):
+    """A lower triangular factor.
+
+    Attributes:
+        lower: Shape (n, n).
+    """
+
+    lower: Array
+
+    def solve(self, rhs: Array) -> Array:
+        """See ``Factor``."""
+        columns = rhs[:, None] if rhs.ndim == 1 else rhs
+        full = lower_solve(self.lower, lower_solve(self.lower, columns), transposed=True)
+        return full[:, 0] if rhs.ndim == 1 else full
 
 
-def cholesky(matrix: Array) -> Array:
-    """Lower factor; NaN where the matrix is not positive definite."""
-    return lax.linalg.cholesky(matrix, symmetrize_input=False)
+@pytree
+@dataclass(frozen=True)
+class DenseSpread(Spread):
+    """All elements of an inverse.
 
+    Attributes:
+        array: Shape (n, n), or with leading axes for a batch.
+    """
 
-def solve(factor: Array, rhs: Array) -> Array:
-    """Solves ``L L^T x = rhs`` for a vector or for columns."""
-    columns = rhs[:, None] if rhs.ndim == 1 else rhs
-    half = lax.linalg.triangular_solve(factor, columns, left_side=True, lower=True)
-    full = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
-    return full[:, 0] if rhs.ndim == 1 else full
+    array: Array
 
+    @property
+    def variances(self) -> Any:
+        """See ``Spread``; the other methods likewise."""
+        return lightly(lambda xp, x: xp.diagonal(x, axis1=-2, axis2=-1), self.array)
 
-def covariance(hessian: Array, pinned: Array) -> Array:
-    """Inverse of the Hessian in the parameters that can move, zero elsewhere; NaN if it is not positive definite."""
-    n = hessian.shape[0]
-    inverse = solve(cholesky(masked(hessian, pinned)), jnp.eye(n, dtype=hessian.dtype))
-    free = _free(hessian, pinned)
-    return jnp.where(free[:, None] & free[None, :], 0.5 * (inverse + inverse.T), 0.0)
+    def times(self, x: Array) -> Array:
+        """See ``Spread``."""
+        return self.array @ x
+
+    def columns(self, places: Any) -> Array:
+        """See ``Spread``."""
+        return self.array.at[places].get(mode="fill", fill_value=0.0)
+
+    def dense(self) -> Any:
+        """The array itself."""
+        return self.array

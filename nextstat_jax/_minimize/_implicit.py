@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._dense import cholesky, masked, solve
+from ._matrix import Symmetric
 
 
 def root_jvp(*args: Any) -> Any:
@@ -41,8 +41,8 @@ class Objective(NamedTuple):
 
     value: Callable[[Array, Any], Array]
     gradient: Callable[[Array, Any], Array]
-    hessian: Callable[[Array, Any], Array]
-    soft_hessian: Callable[[Array, Any], Array]
+    hessian: Callable[[Array, Any], Symmetric]
+    soft_hessian: Callable[[Array, Any], Symmetric]
 
 
 class Pins(NamedTuple):
@@ -80,19 +80,19 @@ def _attach_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Arra
     # Attached again, so that a derivative of this rule sees how the minimum moves.
     y = attach(objective, y, args, pins)
     hessian = objective.hessian(y, args)
-    factor = cholesky(masked(hessian, pins.mask))
+    factor = hessian.factorized(pins.mask)
 
     def conditions(point: Array, args: Any, values: Array) -> Array:
         return jnp.where(pins.mask, point - values, objective.gradient(point, args))
 
     def linear_solve(_: Any, rhs: Array) -> Array:
         held = jnp.where(pins.mask, rhs, 0.0)
-        moving = jnp.where(pins.mask, 0.0, rhs - hessian @ held)
-        return solve(factor, moving) + held
+        moving = jnp.where(pins.mask, 0.0, rhs - hessian.times(held))
+        return factor.solve(moving) + held
 
     # One more Newton step: the error of the derivative is that of the point.
     residual = jnp.where(pins.mask, 0.0, objective.gradient(y, args))
-    better = y - lax.stop_gradient(solve(factor, residual))
+    better = y - lax.stop_gradient(factor.solve(residual))
     tangent = root_jvp(conditions, better, (args, pins.values), (d_args, d_pins.values), linear_solve)
     return y, tangent
 
@@ -122,14 +122,14 @@ def _value_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Array
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def hessian_at_minimum(objective: Objective, hessian: Array, y: Array, args: Any, pins: Pins) -> Array:
+def hessian_at_minimum(objective: Objective, hessian: Symmetric, y: Array, args: Any, pins: Pins) -> Symmetric:
     """``hessian`` itself, the soft one at a minimum, with its derivatives; arguments as in ``attach``."""
     del objective, y, args, pins
     return hessian
 
 
 @hessian_at_minimum.defjvp
-def _hessian_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _hessian_jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Symmetric, Symmetric]:
     hessian, y, args, pins = primals
     _, _, d_args, d_pins = tangents
 

@@ -33,7 +33,7 @@ from jax import Array, lax
 
 from .._base._compiled import packed_while
 from . import _status
-from ._dense import cholesky, masked, solve
+from ._matrix import Factor, Symmetric, blank, either
 
 MAX_STEPS = 500
 _REUSE = 0.1
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
             gradient, what the last two functions need of the point, and, where the box has kinks, half of what the
             slope jumps by at each: the gradient on a kink is the mean of its sides.
         curvatures: Of the same, and whether the minimum has been found: the exact Hessian and a positive semidefinite
-            stand-in for it, each of shape (n, n). Steps use the exact one wherever it is positive definite. At the
+            stand-in for it, of one kind of matrix. Steps use the exact one wherever it is positive definite. At the
             minimum the constraints stand still.
         tighten: Of what ``evaluate`` kept, and the multipliers: updated multipliers, shape (m,), and by how much the
             worst constraint is violated, in units of what may be ignored. Called at minima.
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
     """
 
     evaluate: Callable[[Array, Any, Array], tuple[Array, Array, Any, Any]]
-    curvatures: Callable[[Array, Any, Array, Array], tuple[Array, Array]]
+    curvatures: Callable[[Array, Any, Array, Array], tuple[Symmetric, Symmetric]]
     tighten: Callable[[Any, Any, Array], tuple[Array, Array]]
     inside: Callable[[Any, Any], Array]
     bare: Callable[[Array, Any, Any, Array], Array]
@@ -119,9 +119,9 @@ class _State(NamedTuple):
     y: Array
     value: Array
     gradient: Array
-    hessian: Array
-    positive: Array
-    factor: Array
+    hessian: Symmetric
+    positive: Symmetric
+    factor: Factor
     pinned: Array
     damping: Array
     factored_at: Array  # damping in the factorization
@@ -152,10 +152,10 @@ class _There(NamedTuple):
 
 
 class _Step(NamedTuple):
-    hessian: Array
-    positive: Array
-    matrix: Array  # which of the two was factorized
-    factor: Array
+    hessian: Symmetric
+    positive: Symmetric
+    matrix: Symmetric  # which of the two was factorized
+    factor: Factor
     pinned: Array
     p: Array
     fresh: Array
@@ -190,7 +190,7 @@ def minimize(
     curved: Array | bool = False,
     wanted: Array | bool = True,
     alone: bool = True,
-) -> tuple[Minimum, Array]:
+) -> tuple[Minimum, Symmetric]:
     """Minimizes ``problem`` inside ``box``.
 
     Args:
@@ -208,21 +208,21 @@ def minimize(
             make for more passes.
 
     Returns:
-        ``Minimum``, and the Hessian, shape (n, n). It never raises, and a NaN never reads as convergence.
+        ``Minimum``, and the Hessian. It never raises, and a NaN never reads as convergence.
     """
     start = jnp.where(box.frozen, start, jnp.clip(start, box.lower, box.upper))
     aim = start if fallback is None else jnp.where(box.frozen, start, jnp.clip(fallback, box.lower, box.upper))
-    n, dtype = start.shape[0], start.dtype
+    none, zero = no_matrix(problem, start, args, multipliers), jnp.zeros((), start.dtype)
     state = _State(
         y=start,
-        value=jnp.full((), jnp.inf, dtype),
+        value=zero + jnp.inf,
         gradient=jnp.zeros_like(start),
-        hessian=jnp.zeros((n, n), dtype),
-        positive=jnp.zeros((n, n), dtype),
-        factor=jnp.eye(n, dtype=dtype),
+        hessian=none,
+        positive=none,
+        factor=none.unit_factor(),
         pinned=box.frozen,
-        damping=jnp.zeros((), dtype),
-        factored_at=jnp.zeros((), dtype),
+        damping=zero,
+        factored_at=zero,
         stale=jnp.array(True),
         usable=jnp.array(False),
         struggled=jnp.array(False),
@@ -230,7 +230,7 @@ def minimize(
         purpose=jnp.where(wanted, _BEGIN, _DONE),
         halvings=jnp.array(0),
         moved=jnp.array(False),
-        edm=jnp.full((), jnp.inf, dtype),
+        edm=zero + jnp.inf,
         status=jnp.array(_status.RUNNING),
         num_steps=jnp.array(0),
         aux=nothing_kept(problem, start, args, multipliers),
@@ -256,8 +256,12 @@ def minimize(
 
 def nothing_kept(problem: Problem, y: Array, args: Any, multipliers: Array) -> Any:
     """What ``evaluate`` would keep of a point, before there is one."""
-    kept = jax.eval_shape(problem.evaluate, y, args, multipliers)[2]
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+    return blank(jax.eval_shape(problem.evaluate, y, args, multipliers)[2])
+
+
+def no_matrix(problem: Problem, y: Array, args: Any, multipliers: Array) -> Symmetric:
+    """A Hessian of zeros."""
+    return blank(jax.eval_shape(problem.curvatures, y, args, multipliers, jnp.array(False))[0])
 
 
 class _Loop(NamedTuple):
@@ -285,8 +289,7 @@ class _Loop(NamedTuple):
         def pick(a: Array, b: Array, c: Array) -> Array:
             return jnp.where(beginning, a, jnp.where(closing, b, c))
 
-        # The matrices are those of the step in any case.
-        rest = {name: getattr(step, name) for name in _MATRICES}
+        rest = {name: getattr(step, name) for name in _MATRICES}  # those of the step in any case
         picked = jax.tree.map(pick, *(x._replace(**dict.fromkeys(_MATRICES)) for x in (begun, closed, after)))
         # A last pass is for the Hessian.
         over = (picked.purpose == _CLOSE) & ~jnp.asarray(self.curved)
@@ -354,7 +357,7 @@ class _Loop(NamedTuple):
         box = self.box_at(s)
         pinned = active(box, s.y, s.gradient)
         rhs = jnp.where(pinned, 0.0, -s.gradient)
-        old = solve(s.factor, rhs)
+        old = s.factor.solve(rhs)
         inside = (s.y + old >= box.lower) & (s.y + old <= box.upper) | box.frozen
         shrinks = 0.5 * (rhs @ old) < _REUSE * s.edm
         serves = s.usable & shrinks & inside.all() & (pinned == s.pinned).all()
@@ -371,7 +374,7 @@ class _Loop(NamedTuple):
             lambda: self.problem.curvatures(s.y, self.args, s.multipliers, closing),
             lambda: (s.hessian, s.positive),
         )
-        diagonal = jnp.diagonal(positive)
+        diagonal = positive.diagonal
         largest = jnp.max(jnp.where(pinned, 0.0, diagonal))
         # An objective that is linear in all that can move has no scale of its own.
         scale = jnp.maximum(diagonal, jnp.where(largest > 0, 1e-6 * largest, 1.0))
@@ -380,27 +383,26 @@ class _Loop(NamedTuple):
         def crossing(pinned: Array, p: Array) -> Array:
             return ~pinned & ((s.y + p < box.lower) | (s.y + p > box.upper))
 
-        def more(carry: tuple[Array, ...]) -> Array:
+        def more(carry: tuple[Any, ...]) -> Array:
             k, _, pinned, _, _, p = carry
             # At the end only the Hessian is wanted.
             return ~closing & (k < _BOX_ROUNDS) & (crossing(pinned, p).any() | ~jnp.isfinite(p).all())
 
-        def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        def again(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             k, exact, pinned, fixed, _, p = carry
             # A factorization that failed (never in the first round, where p is still unset) asks for the stand-in.
             exact = exact & ((k == 0) | jnp.isfinite(p).all())
             over = crossing(pinned, p)
             fixed = jnp.where(over, jnp.clip(s.y + p, box.lower, box.upper) - s.y, fixed)
             pinned = pinned | over
-            matrix = jnp.where(exact, hessian, positive)
-            factor = cholesky(masked(matrix, pinned, shift))
-            rhs = jnp.where(pinned, fixed, -(s.gradient + matrix @ fixed))
-            return k + 1, exact, pinned, fixed, factor, solve(factor, rhs)
+            matrix = either(exact, hessian, positive)
+            factor = matrix.factorized(pinned, shift)
+            rhs = jnp.where(pinned, fixed, -(s.gradient + matrix.times(fixed)))
+            return k + 1, exact, pinned, fixed, factor, factor.solve(rhs)
 
-        zero = jnp.zeros_like(s.y)
-        first = (jnp.array(0), jnp.array(True), pinned, zero, s.factor, jnp.full_like(s.y, jnp.nan))
+        first = (jnp.array(0), jnp.array(True), pinned, jnp.zeros_like(s.y), s.factor, jnp.full_like(s.y, jnp.nan))
         _, exact, pinned, _, factor, p = lax.while_loop(more, again, first)
-        return _Step(hessian, positive, jnp.where(exact, hessian, positive), factor, pinned, p, jnp.array(True))
+        return _Step(hessian, positive, either(exact, hessian, positive), factor, pinned, p, jnp.array(True))
 
 
 def _begun(loop: _Loop, s: _State, y: Array, there: _There) -> _State:
@@ -433,7 +435,7 @@ def _judged(loop: _Loop, s: _State, step: _Step, y: Array, there: _There) -> _St
     pinned = active(loop.box_at(s), s.y, s.gradient)
     edm = jnp.where(good, 0.5 * jnp.abs(jnp.where(pinned, 0.0, s.gradient * step.p).sum()), jnp.inf)
     near = edm < tol.near
-    predicted = -(s.gradient @ p + 0.5 * p @ (step.matrix @ p))
+    predicted = -(s.gradient @ p + 0.5 * p @ step.matrix.times(p))
     ratio = (s.value - value) / jnp.where(predicted > 0, predicted, 1.0)
     # Next to the minimum the rounding of the objective hides its decrease, but a Newton step is safe there.
     slack = tol.near * (1.0 + jnp.abs(s.value))

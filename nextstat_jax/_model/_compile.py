@@ -6,6 +6,7 @@ sets; lay out cells and factors; lay out the normsys entries; lay out the histos
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import numpy as np
 from .._base._doors import number, one_of
 from .._base._errors import ModelError
 from .._likelihood._interpolation import HISTOSYS_CODES, NORMSYS_CODES, factor_coefficients
-from .._likelihood._segments import chunked, pad
+from .._likelihood._segments import chunked, owned, pad
 from .._likelihood._structure import Structure
 from .._modifiers import REGISTRY, Constraint, Effect, ModifierType, Occurrence, ParameterConfig, ParameterSet
 from .._workspace._records import Channel, Measurement, Sample, Workspace
+
+# Up to so many parameters, and cells times histosys or rows, everything is held in dense arrays.
+_DENSE_PARAMS, _DENSE_PRODUCTS = 300, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,6 @@ def compile_workspace(
     first = dict(zip(sets, np.cumsum([0, *(s.n for s in sets.values())]).tolist(), strict=False))
     n_params = sum(s.n for s in sets.values())
     _warn(sets, occurrences)
-
     cells = _cells(rows, channels, occurrences, first, n_params)
     entries = _entries(rows, occurrences, first, n_params)
     shifts = _shifts(rows, occurrences, first, cells["nominal"])
@@ -146,6 +149,7 @@ def compile_workspace(
         uncertainty_cells=cells["uncertainty_cells"],
         uncertainty_params=cells["uncertainty_params"],
         **{key: constraints[key] for key in ("normal_params", "normal_aux", "poisson_params", "poisson_aux")},
+        pairs=shifts["pairs"] if _large(n_params, cells, shifts) else None,
     )
     observed = _observed(workspace, channels)
     joined = {
@@ -154,7 +158,7 @@ def compile_workspace(
     }
     floats = {
         "nominal": cells["nominal"],
-        "shifts": shifts["shifts"],
+        "shifts": _laid_out(structure, shifts),
         "uncertainties": cells["uncertainties"],
         "widths": constraints["widths"],
         "tau": constraints["tau"],
@@ -282,11 +286,11 @@ def _cells(
     """Yields, the parameters that multiply them, and the per-bin uncertainties that constraints were made of."""
     first_bin = np.cumsum([0, *(len(c.samples[0].data) for c in channels)])
     row_factors: list[list[int]] = [[] for _ in rows]
-    cell_factors: list[list[int]] = [[] for row in rows for _ in range(row.n_bins)]
-    uncertainties: list[float] = []
-    uncertainty_cells: list[int] = []
-    uncertainty_params: list[int] = []
+    factors = [np.zeros((2, 0), np.int64)]  # of cells: where, and by which parameter
+    uncertainties = [np.zeros(0)]
+    uncertain: list[np.ndarray] = []
     uncertainty_names: list[tuple[int, str, str, int]] = []
+    used = 0
     for (kind, name), mine in occurrences.items():
         modifier = REGISTRY[kind]
         if modifier.effect is Effect.ROW_FACTOR:
@@ -295,25 +299,27 @@ def _cells(
         elif modifier.effect is Effect.CELL_FACTOR:
             start = _channel_starts(modifier, mine)
             for occurrence in mine:
-                begin = rows[occurrence.row].first_cell
-                n = len(occurrence.nominal)
-                owners = range(first[name] + start[occurrence.channel], first[name] + start[occurrence.channel] + n)
-                for i, owner in enumerate(owners):
-                    cell_factors[begin + i].append(owner)
+                begin, owner = rows[occurrence.row].first_cell, first[name] + start[occurrence.channel]
+                pair = np.array([[begin], [owner]]) + np.arange(len(occurrence.nominal))
+                factors.append(pair)
                 if (given := modifier.uncertainties(occurrence.data)) is not None:
-                    uncertainty_names.append((occurrence.row, kind, name, len(uncertainties)))
-                    uncertainties.extend(given)
-                    uncertainty_cells.extend(range(begin, begin + n))
-                    uncertainty_params.extend(owners)
+                    uncertainty_names.append((occurrence.row, kind, name, used))
+                    uncertainties.append(np.asarray(given, dtype=np.float64))
+                    uncertain.append(pair)
+                    used += len(given)
+    uncertainty_cells, uncertainty_params = np.concatenate([factors[0], *uncertain], axis=1).astype(np.int32)
+    lengths = [row.n_bins for row in rows]
+    cells, owners = np.concatenate(factors, axis=1)
+    places = owned(cells, sum(lengths), len(cells))
     return {
         "nominal": np.concatenate([np.asarray(row.sample.data, dtype=np.float64) for row in rows]),
-        "rows": np.repeat(np.arange(len(rows), dtype=np.int32), [row.n_bins for row in rows]),
+        "rows": np.repeat(np.arange(len(rows), dtype=np.int32), lengths),
         "bins": np.concatenate([first_bin[row.channel] + np.arange(row.n_bins) for row in rows]).astype(np.int32),
         "row_factors": pad(row_factors, n_params),
-        "cell_factors": pad(cell_factors, n_params),
-        "uncertainties": np.asarray(uncertainties, dtype=np.float64),
-        "uncertainty_cells": np.asarray(uncertainty_cells, dtype=np.int32),
-        "uncertainty_params": np.asarray(uncertainty_params, dtype=np.int32),
+        "cell_factors": np.append(owners, n_params)[places].astype(np.int32),
+        "uncertainties": np.concatenate(uncertainties),
+        "uncertainty_cells": uncertainty_cells,
+        "uncertainty_params": uncertainty_params,
         "uncertainty_names": tuple(uncertainty_names),
     }
 
@@ -375,30 +381,50 @@ def _shifts(
     mine = {name: found for (kind, name), found in occurrences.items() if REGISTRY[kind].effect is Effect.SHIFT}
     kind_of = {name: kind for kind, name in occurrences if REGISTRY[kind].effect is Effect.SHIFT}
     row_names: list[list[str]] = [[] for _ in rows]
-    high: list[float] = []
-    low: list[float] = []
-    owners: list[int] = []
-    cells: list[int] = []
+    high, low, pairs = [np.zeros(0)], [np.zeros(0)], []
     for k, (name, found) in enumerate(mine.items()):
         for occurrence in found:
             up, down = REGISTRY[kind_of[name]].variations(occurrence.data, occurrence.nominal)
-            begin = rows[occurrence.row].first_cell
-            high.extend(up)
-            low.extend(down)
-            cells.extend(range(begin, begin + len(up)))
-            owners.extend([k] * len(up))
+            high.append(np.asarray(up, dtype=np.float64))
+            low.append(np.asarray(down, dtype=np.float64))
+            pairs.append((occurrence.row, k))
             row_names[occurrence.row].append(name)
-    # Turned into arrays once: one by one, the small arrays of each occurrence would take most of the time of reading.
-    above, below = np.array(high) - nominal[cells], np.array(low) - nominal[cells]
-    shifts = np.zeros((2, len(mine), len(nominal)))
-    shifts[0, owners, cells] = 0.5 * (above - below)
-    shifts[1, owners, cells] = 0.5 * (above + below)
+    lengths = [len(part) for part in high[1:]]
+    begin = np.array([rows[row].first_cell for row, _ in pairs], dtype=np.int64)
+    cells = np.repeat(begin - np.cumsum([0, *lengths])[:-1], lengths) + np.arange(sum(lengths))
+    owners = np.repeat(np.array([k for _, k in pairs], dtype=np.int64), lengths)
+    above, below = np.concatenate(high) - nominal[cells], np.concatenate(low) - nominal[cells]
     return {
         "params": np.array([first[name] for name in mine], dtype=np.int32),
-        "shifts": shifts,
+        "owners": owners,
+        "cells": cells,
+        "parts": (0.5 * (above - below), 0.5 * (above + below)),
+        "pairs": np.array(pairs, dtype=np.int32).reshape(-1, 2),
         "names": tuple(mine),
         "row_names": tuple(tuple(names) for names in row_names),
     }
+
+
+def _laid_out(structure: Structure, shifts: dict[str, Any]) -> np.ndarray:
+    """The numbers of the histosys as the structure lays them out."""
+    layout = structure.shift_layout
+    result = np.zeros(layout.shape)
+    if len(shifts["cells"]):
+        for part, numbers in enumerate(shifts["parts"]):
+            result[layout.places(part, shifts["owners"], shifts["cells"])] = numbers
+    return result
+
+
+def _large(n_params: int, cells: dict[str, Any], shifts: dict[str, Any]) -> bool:
+    """Whether a likelihood is laid out in pieces, with an arrow for its Hessian.
+
+    Measured: below, a dense matrix and one product with all histosys are faster, and share compiled programs.
+    """
+    forced = os.environ.get("NEXTSTAT_JAX_MATRIX", "")
+    if forced in ("arrow", "dense"):
+        return forced == "arrow"
+    n_cells, n_rows = len(cells["nominal"]), cells["row_factors"].shape[1]
+    return n_params > _DENSE_PARAMS or max(n_cells * len(shifts["params"]), n_cells * n_rows) > _DENSE_PRODUCTS
 
 
 def _constraints(sets: dict[str, ParameterSet], first: dict[str, int]) -> dict[str, np.ndarray]:

@@ -348,7 +348,7 @@ def _nll_and_grad(likelihood: HistFactory, params: Array, data: Array) -> tuple[
 
 @jax.jit
 def _hessian(likelihood: HistFactory, params: Array, data: Array) -> Array:
-    return _derivatives.hessian(likelihood, params, data)
+    return likelihood.hessian(params, data).dense()
 
 
 @jax.jit

@@ -19,6 +19,7 @@ from .._base._doors import concrete, no_type_check, pytree
 from .._base._errors import ModelError
 from .._likelihood._automatic import absolute, guarded
 from .._likelihood._protocol import Attempts, Evaluation, Likelihood
+from .._minimize._dense import Dense
 from ._base import Model, require_model
 from ._many import as_points, nlls
 
@@ -101,12 +102,12 @@ class Substituted(Likelihood):
         point, back = jax.vjp(self.substitution, params)
         return back(self.source.gradient(point, data, barrier))[0]
 
-    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Array:
+    def hessian(self, params: Array, data: Array, barrier: Any = None) -> Dense:
         """``J^T H J``, and what the substitution bends."""
         point = self.substitution(params)
         slopes = jax.jacfwd(self.substitution)(params)
-        inner = self.source.hessian(point, data, barrier)
-        return slopes.T @ inner @ slopes + self._bend(params, self.source.gradient(point, data, barrier))
+        inner = self.source.hessian(point, data, barrier).dense()
+        return Dense(slopes.T @ inner @ slopes + self._bend(params, self.source.gradient(point, data, barrier)))
 
     def _bend(self, params: Array, gradient: Array) -> Array:
         """Second derivatives of the substitution along the gradient of the source, shape (n_params, n_params)."""
@@ -121,15 +122,15 @@ class Substituted(Likelihood):
         value, gradient, aux, _ = self.source.evaluate(point, data, barrier)
         return guarded(value, back(gradient)[0], aux)
 
-    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Array, Array]:
+    def curvatures(self, params: Array, data: Array, barrier: Any) -> tuple[Dense, Dense]:
         """The stand-in is the source's, with what the substitution bends taken to bend upwards."""
         point = self.substitution(params)
         slopes = jax.jacfwd(self.substitution)(params)
-        exact, positive = self.source.curvatures(point, data, barrier)
+        exact, positive = (x.dense() for x in self.source.curvatures(point, data, barrier))
         bend = self._bend(params, self.source.gradient(point, data, barrier))
         n = self.n_new
         upwards = bend.at[:n, :n].set(absolute(bend[:n, :n]))
-        return slopes.T @ exact @ slopes + bend, slopes.T @ positive @ slopes + upwards
+        return Dense(slopes.T @ exact @ slopes + bend), Dense(slopes.T @ positive @ slopes + upwards)
 
     def barrier(self, multipliers: Any = None) -> Any:
         """The source's."""

@@ -46,15 +46,16 @@ def with_templates(
             nominal = nominal.at[place].set(values[key])
         elif targets[key].kind == "uncertainty":
             uncertainties = uncertainties.at[place].set(values[key])
-    shifts = likelihood.shifts
+    shifts, layout = likelihood.shifts, likelihood.structure.shift_layout
     if variations == "relative":
         known = likelihood.nominal != 0
         # A yield of zero has no relative variation: its shift keeps the absolute size.
-        shifts = shifts * jnp.where(known, nominal / jnp.where(known, likelihood.nominal, 1.0), 1.0)
+        grown = jnp.where(known, nominal / jnp.where(known, likelihood.nominal, 1.0), 1.0)
+        shifts = layout.by_cell(shifts, grown)
     for key in shared:
         target = targets[key]
         if target.kind in ("hi", "lo"):
-            shifts = _with_variation(shifts, nominal, target, values[key])
+            shifts = _with_variation(shifts, layout, nominal, target, values[key])
         elif target.kind in ("factor hi", "factor lo"):
             factors = _with_factor(factors, target, values[key])
     changed = replace(likelihood, nominal=nominal, shifts=shifts, factors=factors, uncertainties=uncertainties)
@@ -173,13 +174,13 @@ def _checked(key: Key, array: Array, target: _Target) -> Array:
     return array
 
 
-def _with_variation(shifts: Array, nominal: Array, target: _Target, value: Array) -> Array:
-    odd, even = shifts[0, target.shift, target.places], shifts[1, target.shift, target.places]
+def _with_variation(shifts: Array, layout: Any, nominal: Array, target: _Target, value: Array) -> Array:
+    where = [layout.places(part, target.shift, target.places) for part in (0, 1)]
+    odd, even = (shifts[place] for place in where)
     up, down = even + odd, even - odd
     given = value - nominal[target.places]
     up, down = (given, down) if target.kind == "hi" else (up, given)
-    shifts = shifts.at[0, target.shift, target.places].set(0.5 * (up - down))
-    return shifts.at[1, target.shift, target.places].set(0.5 * (up + down))
+    return shifts.at[where[0]].set(0.5 * (up - down)).at[where[1]].set(0.5 * (up + down))
 
 
 def _with_factor(factors: Array, target: _Target, value: Array) -> Array:

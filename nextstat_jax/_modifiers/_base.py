@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -29,6 +30,11 @@ NonEmptyFloats = Annotated[Floats, msgspec.Meta(min_length=1)]
 NonEmptyBounds = Annotated[Bounds, msgspec.Meta(min_length=1)]
 
 
+@cache
+def _tag(record: type[msgspec.Struct]) -> str:
+    return str(record.__struct_config__.tag)
+
+
 class Modifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
     """The JSON record of a modifier; each type has a subclass whose tag is the type's name.
 
@@ -41,7 +47,7 @@ class Modifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     @property
     def type(self) -> str:
         """The name of its type."""
-        return str(self.__struct_config__.tag)
+        return _tag(self.__class__)
 
     def arrays(self) -> tuple[tuple[str, Floats], ...]:
         """Return the arrays over bins that this modifier holds, each with its key."""

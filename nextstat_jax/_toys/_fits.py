@@ -25,7 +25,6 @@ from .._inference._settle import pins_of, with_kinks
 from .._inference._statistics import STATISTICS
 from .._likelihood._protocol import Likelihood
 from .._minimize import _status
-from .._minimize._dense import cholesky, covariance, masked
 from .._minimize._newton import Minimum
 from ._source import Source, throw_toy
 
@@ -106,7 +105,7 @@ def _center(likelihood: Likelihood, source: Source, plan: Plan) -> Center:
     # For data that are predicted exactly the positive semidefinite part is the Hessian. Should it be singular, the
     # quick fits fail and the driver takes over.
     hessian = likelihood.curvatures(start, likelihood.expected(source.params), barrier)[1]
-    return Center(covariance(hessian, _held(likelihood, source, plan)), barrier.multipliers, source.poi)
+    return Center(hessian.inverse(_held(likelihood, source, plan)), barrier.multipliers, source.poi)
 
 
 def _start(likelihood: Likelihood, source: Source, plan: Plan) -> Array:
@@ -136,7 +135,7 @@ def _quick(likelihood: Likelihood, source: Source, center: Center, plan: Plan, t
         minimum, believed = quick_fit(likelihood, center, Lanes(start, pin, data), wanted)
         # The conditional fit begins where the other ended; the other parameters follow to first order if that is lower.
         best, poi = minimum.y, source.poi
-        rate = response(center.inverse[poi][None], poi[None])[:, 0]
+        rate = response(center.inverse.columns(poi[None]), poi[None])[:, 0]
         follow = jnp.clip(best + rate * (source.mu - best[poi]), likelihood.lower, likelihood.upper)
         starts = jnp.stack([best, follow]).at[:, poi].set(source.mu)
         values = jax.vmap(lambda y: likelihood.deviance(y, data))(starts)
@@ -233,13 +232,13 @@ def _widths(likelihood: Likelihood, source: Source, plan: Plan, data: Array, min
     """Uncertainties of all parameters or of the one of interest, as ``FitResult`` defines them."""
     held = _held(likelihood, source, plan)
     hessian = with_kinks(likelihood.hessian(minimum.y, data, likelihood.softened(minimum.multipliers)), minimum)
-    unit = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
-    columns = unit if every else unit[:, source.poi][:, None]
+    unit = jnp.arange(len(held)) == source.poi
 
     def spread(pinned: Array) -> Array:
-        half = lax.linalg.triangular_solve(cholesky(masked(hessian, pinned)), columns, left_side=True, lower=True)
-        out = pinned if every else pinned[source.poi][None]
-        return jnp.where(out, 0.0, jnp.sqrt((half * half).sum(0)))
+        if every:
+            return jnp.sqrt(hessian.inverse(pinned).variances)
+        variance = hessian.factorized(pinned).solve(unit.astype(minimum.y.dtype))[source.poi]
+        return jnp.where(pinned[source.poi], 0.0, jnp.sqrt(variance))[None]
 
     first = spread(held)
     pins = pins_of(likelihood, minimum, minimum.y, held).mask

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
@@ -154,7 +155,7 @@ class Measurement(msgspec.Struct, frozen=True):
         return self.config.parameters
 
 
-class Workspace(msgspec.Struct, Generic[M], frozen=True):
+class Workspace(msgspec.Struct, Generic[M], frozen=True, dict=True):
     """A whole workspace.
 
     Attributes:
@@ -174,7 +175,7 @@ class Workspace(msgspec.Struct, Generic[M], frozen=True):
         for key in ("channels", "measurements", "observations"):
             require_unique([entry.name for entry in getattr(self, key)], f"$.{key}", "the name")
         self._require_observations()
-        if not self.declared():
+        if not self.declared:
             fail("$.channels", "no modifier on any sample", "at least one: a model needs a parameter")
 
     def measurement(self, which: Any = None) -> Measurement:
@@ -204,7 +205,7 @@ class Workspace(msgspec.Struct, Generic[M], frozen=True):
             WorkspaceError: There is no such measurement, or its POI has several components.
         """
         index = self._index(which)
-        poi, declared = self.measurements[index].poi, self.declared()
+        poi, declared = self.measurements[index].poi, self.declared
         if poi in declared and declared[poi].size > 1:
             found = f"{poi!r}, a {declared[poi].kind} of {declared[poi].size} components"
             error = WorkspaceError("$.config.poi", found, "a parameter of one component; name another with poi=")
@@ -228,6 +229,7 @@ class Workspace(msgspec.Struct, Generic[M], frozen=True):
             fail("$.measurements", f"no measurement of index {index!r:.60}", f"an index below {len(names)}, of {names}")
         return index % len(names)
 
+    @cached_property
     def declared(self) -> dict[str, Declared]:
         """Return the parameters that modifiers declare, by name: type and number of components of each."""
         return declared_parameters(self._uses())
@@ -270,7 +272,7 @@ def check_measurement(workspace: Workspace, measurement: Measurement) -> Measure
     Raises:
         WorkspaceError: What `Workspace.measurement` says. The path starts at the measurement.
     """
-    completed = checked_configurations(measurement.parameters, workspace.declared())
+    completed = checked_configurations(measurement.parameters, workspace.declared)
     return msgspec.structs.replace(measurement, config=MeasurementConfig(measurement.poi, completed))
 
 

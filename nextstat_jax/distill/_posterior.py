@@ -139,7 +139,8 @@ def _around_minimum(source: Reparametrized, box: np.ndarray, free: np.ndarray) -
     """The best fit, and a root of the covariance of the free parameters."""
     best = np.asarray(fit(source).params)
     likelihood = source.likelihood
-    precision = np.asarray(absolute(likelihood.hessian(jnp.asarray(best), likelihood.observed)))[np.ix_(free, free)]
+    hessian = likelihood.hessian(jnp.asarray(best), likelihood.observed).dense()
+    precision = np.asarray(absolute(hessian))[np.ix_(free, free)]
     # Where the likelihood says little, the prior's own width.
     precision = precision + np.diag(12.0 / (box[free, 1] - box[free, 0]) ** 2)
     return best, np.linalg.inv(np.linalg.cholesky(precision)).T

@@ -14,6 +14,7 @@ import nextstat_jax as nextstat
 from nextstat_jax._inference._fit import FitResult, require_fit
 from nextstat_jax._inference._yields import with_uncertainty, yields
 from nextstat_jax._likelihood._constraints import constraint_widths
+from nextstat_jax._minimize._dense import DenseSpread
 from tests.building import lumi, normfactor, normsys, one_channel, sample, shapesys, staterror, workspace
 from tests.conftest import OWN
 
@@ -31,7 +32,7 @@ def full():
     none = jnp.zeros(n, bool)
     return model, FitResult(
         params=params,
-        covariance=jnp.asarray(root @ root.T),
+        spread=DenseSpread(jnp.asarray(root @ root.T)),
         nll=jnp.asarray(0.0),
         gradient=jnp.zeros(n),
         edm=jnp.asarray(0.0),
@@ -211,7 +212,7 @@ def test_random_parameters_scatter_as_propagated(small):
 
 def test_missing_covariance_stays_missing(full):
     model, result = full
-    missing = replace(result, covariance=jnp.full_like(result.covariance, jnp.nan))
+    missing = replace(result, spread=DenseSpread(jnp.full_like(result.covariance, jnp.nan)))
     after = yields(model, missing)
     assert np.isnan(np.asarray(after.total_uncertainties)).all()
     np.testing.assert_array_equal(after.total, yields(model, result).total)

@@ -30,7 +30,7 @@ def values(parcel, points, data):
     def at(params, data):
         value = likelihood.deviance(params, data) + likelihood.constant(data)
         evaluation = likelihood.evaluate(params, data, barrier)
-        return value, evaluation.gradient, likelihood.curvatures(params, data, barrier)[0]
+        return value, evaluation.gradient, likelihood.curvatures(params, data, barrier)[0].dense()
 
     return jax.vmap(at)(points, data)
 
@@ -59,7 +59,7 @@ def check(case: Case) -> bool:
         mine = likelihood.evaluate(jnp.asarray(params), jnp.asarray(data[k]), barrier).gradient
         scale = 1e-9 * (1.0 + np.abs(mine).max())
         np.testing.assert_allclose(gradient[k, :n], mine, rtol=1e-9, atol=scale)
-        mine = likelihood.curvatures(jnp.asarray(params), jnp.asarray(data[k]), barrier)[0]
+        mine = likelihood.curvatures(jnp.asarray(params), jnp.asarray(data[k]), barrier)[0].dense()
         np.testing.assert_allclose(hessian[k, :n, :n], mine, rtol=1e-9, atol=1e-9 * (1.0 + np.abs(mine).max()))
     return True
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize
 
 from nextstat_jax._minimize import _status
-from nextstat_jax._minimize._dense import covariance
+from nextstat_jax._minimize._dense import Dense
 from nextstat_jax._minimize._newton import Box, Problem, minimize
 
 
@@ -20,7 +20,7 @@ def problem_of(function):
         return *jax.value_and_grad(function)(y, args), None, None
 
     def curvatures(y, args, z, found):
-        return jax.hessian(function)(y, args), jnp.eye(y.shape[0], dtype=y.dtype)
+        return Dense(jax.hessian(function)(y, args)), Dense(jnp.eye(y.shape[0], dtype=y.dtype))
 
     def tighten(aux, args, z):
         return z, jnp.zeros((), z.dtype)
@@ -164,7 +164,7 @@ def test_inequality_constraint():
 
     problem = Problem(
         lambda y, args, z: (*jax.value_and_grad(value)(y, z), y, None),
-        lambda y, args, z, found: (jax.hessian(value)(y, z), 2.0 * jnp.eye(2)),
+        lambda y, args, z, found: (Dense(jax.hessian(value)(y, z)), Dense(2.0 * jnp.eye(2))),
         lambda y, args, z: (push(y, z)[None], jnp.abs(push(y, z) - z[0]) / stiffness / 1e-10),
         lambda y, args: y[0] <= 1.0,
         lambda x, y, args, z: x - (push(y, z) ** 2 - z[0] ** 2) / (2 * stiffness),
@@ -196,9 +196,9 @@ def test_single_precision():
 
 def test_covariance_leaves_out_pinned_parameters():
     matrix = jnp.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 4.0]])
-    got = covariance(matrix, jnp.array([False, True, False]))
+    got = Dense(matrix).inverse(jnp.array([False, True, False])).dense()
     np.testing.assert_allclose(got, [[0.5, 0, 0], [0, 0, 0], [0, 0, 0.25]], atol=1e-15)
-    assert np.isnan(covariance(-matrix, jnp.zeros(3, bool))).any()
+    assert np.isnan(Dense(-matrix).inverse(jnp.zeros(3, bool)).variances).any()
 
 
 def test_one_of_a_batch_ends_where_one_alone_does():
@@ -213,7 +213,7 @@ def test_the_hessian_is_that_at_the_minimum(alone):
     box = Box(jnp.full(3, -3.0), jnp.full(3, 3.0), jnp.zeros(3, bool))
     problem, none = problem_of(rosenbrock), jnp.zeros(0)
     found, hessian = minimize(problem, jnp.full(3, -1.2), None, box, none, curved=True, alone=alone)
-    np.testing.assert_allclose(hessian, jax.hessian(rosenbrock)(found.y, None), rtol=1e-10)
+    np.testing.assert_allclose(hessian.dense(), jax.hessian(rosenbrock)(found.y, None), rtol=1e-10)
 
 
 def test_what_is_not_wanted_takes_no_step():

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import nextstat_jax as nextstat
 from nextstat_jax import interpret, plot
+from nextstat_jax._minimize._dense import DenseSpread
 
 CONVERGED = jnp.array(0)
 ALONE = jnp.array(jnp.inf)  # no other minimum
@@ -60,7 +61,7 @@ def make_fit():
     none = jnp.zeros(4, bool)
     return nextstat.FitResult(
         params=jnp.zeros(4),
-        covariance=jnp.asarray(correlation * np.outer(width, width)),
+        spread=DenseSpread(jnp.asarray(correlation * np.outer(width, width))),
         nll=jnp.asarray(0.0),
         gradient=jnp.zeros(4),
         edm=jnp.asarray(0.0),

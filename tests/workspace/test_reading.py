@@ -57,7 +57,7 @@ def test_records_hold_what_the_json_says():
 
 def test_pyhf_reads_the_small_workspace_too():
     model = pyhf.Workspace(small()).model()
-    declared = read_workspace(small()).declared()
+    declared = read_workspace(small()).declared
     assert {name: model.config.param_set(name).n_parameters for name in model.config.par_order} == {
         name: parameter.size for name, parameter in declared.items()
     }
@@ -115,7 +115,7 @@ def test_published_workspaces(published, name):
     assert read == read_workspace(json.dumps(spec))
     measurement = read.measurement()
     model = pyhf.Workspace(spec).model()
-    declared = read.declared()
+    declared = read.declared
     assert sorted(declared) == sorted(model.config.par_order)
     assert all(declared[name].size == model.config.param_set(name).n_parameters for name in declared)
     assert measurement.poi == read.declared_poi() == model.config.poi_name
@@ -144,7 +144,7 @@ def test_defaults_are_those_of_pyhf():
         )
         theirs = pyhf.Workspace(spec).model().config.param_set("lumi")
         assert theirs.is_scalar == facts.scalar
-        assert read_workspace(spec).declared()["lumi"].size == theirs.n_parameters
+        assert read_workspace(spec).declared["lumi"].size == theirs.n_parameters
         if kind != "lumi":
             assert theirs.suggested_init == [facts.init] * theirs.n_parameters
             assert [tuple(pair) for pair in theirs.suggested_bounds] == [facts.bounds] * theirs.n_parameters

@@ -52,9 +52,9 @@ def test_shapefactor_over_fewer_bins_of_a_later_channel():
         "B": [sample("x", [1.0, 2.0], shapefactor("free"))],
     }
     spec = workspace(samples, {"A": [1, 2, 3], "B": [1, 2]}, poi="")
-    assert read_workspace(spec).declared()["free"].size == 3
+    assert read_workspace(spec).declared["free"].size == 3
     # The order in the document does not matter: channels are sorted by name.
-    assert read_workspace(spec | {"channels": spec["channels"][::-1]}).declared()["free"].size == 3
+    assert read_workspace(spec | {"channels": spec["channels"][::-1]}).declared["free"].size == 3
 
 
 def test_shapefactor_over_more_bins_of_a_later_channel_is_refused():
@@ -75,7 +75,7 @@ def test_staterror_in_two_channels_has_the_bins_of_both():
         "B": [sample("x", [1.0], staterror("mc", [1])), sample("y", [1.0], staterror("mc", [1]))],
     }
     spec = workspace(samples, {"A": [1, 2], "B": [1]}, poi="")
-    assert read_workspace(spec).declared()["mc"].size == 3
+    assert read_workspace(spec).declared["mc"].size == 3
     # pyhf stops with a bare AssertionError where the samples cover different channels.
     del spec["channels"][1]["samples"][1]["modifiers"][0]
     assert not pyhf_accepts(spec)
