@@ -60,9 +60,18 @@ class Compiled:
     Whatever JAX traces meanwhile, a call computes: its arguments are concrete, and so are its results.
     """
 
-    def __init__(self, function: Callable[..., Any], *, kept: bool = True, about: Any = None) -> None:
-        """``kept`` says whether the sources, the form of the arguments and ``about`` say all that there is to know."""
-        self._function, self._kept, self._about = function, kept, about
+    def __init__(
+        self, function: Callable[..., Any], *, kept: bool = True, about: Any = None, quick: bool = True
+    ) -> None:
+        """What is compiled, and how.
+
+        Args:
+            function: The function.
+            kept: Whether the sources, the form of the arguments and ``about`` say all that there is to know.
+            about: As said.
+            quick: Whether compiling takes longer than running.
+        """
+        self._function, self._kept, self._about, self._quick = function, kept, about, quick
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -71,7 +80,11 @@ class Compiled:
         program = self._programs.get(place)
         if program is not None:
             return program(*args)
-        file = _cache.file_of(self._function, args, (_QUICK, repr(place), self._about)) if self._kept else None
+        file = (
+            _cache.file_of(self._function, args, (_QUICK if self._quick else {}, repr(place), self._about))
+            if self._kept
+            else None
+        )
         program = None if file is None else _cache.load(file, args)
         if file is not None and program is not None:
             try:
@@ -82,7 +95,8 @@ class Compiled:
             else:
                 self._programs[place] = program
                 return result
-        program = jax.jit(self._function, compiler_options=quick_options()).lower(*args).compile()
+        options = quick_options() if self._quick else {}
+        program = jax.jit(self._function, compiler_options=options).lower(*args).compile()
         if file is not None:
             _cache.keep(file, program)
         self._programs[place] = program

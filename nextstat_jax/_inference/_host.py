@@ -94,7 +94,7 @@ class _Maker:
         self.capacity = _FEWER if _FEWER * self.found.sizes.floats * dtype.itemsize <= _SMALL_BYTES else _CAPACITY
         self.extra = Layout.of(Extra(np.zeros((), dtype), np.zeros((2, n), dtype)))
         self.first = _first_layout(likelihood, data) if shared else None
-        self.make = Compiled(self._make)
+        self.make = Compiled(self._make, quick=not likelihood.large)
         nothing = self.found.zeros()
         minimum = nothing.minimum._replace(value=np.inf, status=_status.RUNNING)
         nothing = self.found.packed(nothing._replace(minimum=minimum, above=np.inf))
@@ -136,10 +136,11 @@ class _Asker:
         rows, _, _ = jax.eval_shape(lambda q, f, c: wanted_of(q, f, c, maker.capacity), question, facts, shapes)
         self.n_rows = rows.wanted.shape[0]
         self.calls = self.n_rows // maker.capacity
+        large = facts.likelihood.large
         # What a statistic of the user's does is not known by its name.
-        self.go_on = Compiled(self._go_on, kept=all(_ours(statistic) for statistic in STATISTICS.values()))
+        self.go_on = Compiled(self._go_on, kept=all(map(_ours, STATISTICS.values())), quick=not large)
         self.near = begins_near(question, facts.likelihood)
-        self.make_near = Compiled(self._make_near)
+        self.make_near = Compiled(self._make_near, quick=not large)
         # How it all begins, but for the start.
         blank = self.course.zeros()._replace(above=np.inf)
         self._blank = self.course.packed(blank)

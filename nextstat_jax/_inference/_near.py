@@ -19,8 +19,9 @@ from jax import Array, lax
 
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
+from .._minimize._box import Box, active
 from .._minimize._matrix import Spread, either, finite
-from .._minimize._newton import Box, Minimum, active, nothing_kept
+from .._minimize._newton import Minimum, nothing_kept
 from ._rows import Rows
 from ._search import LEAST_WORTH, PROBLEM, Found, search
 from ._settle import pins_of

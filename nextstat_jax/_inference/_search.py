@@ -14,8 +14,9 @@ from .._base._compiled import choose, packed_while
 from .._base._numerics import lightly
 from .._likelihood._protocol import Attempts, Likelihood
 from .._minimize import _status
+from .._minimize._box import Box
 from .._minimize._matrix import Symmetric
-from .._minimize._newton import Box, Minimum, Problem, minimize, no_matrix, nothing_kept
+from .._minimize._newton import Minimum, Problem, minimize, no_matrix, nothing_kept
 
 # A deviance that is as good as zero: there is nothing below.
 LEAST_WORTH = 1e-6
@@ -133,7 +134,7 @@ class _Never:
 def _minimize(task: _Task, *, alone: bool) -> tuple[Minimum, Symmetric]:
     likelihood = task.likelihood
     curved = False if isinstance(task.curved, _Never) else task.curved
-    barrier, box = likelihood.barrier(), box_of(likelihood, task.held)
+    barrier, box = likelihood.barrier(), box_of(likelihood, task.held)._replace(poles=likelihood.poles(task.data))
     minimum, hessian = minimize(
         PROBLEM, task.start, (likelihood, task.data, barrier), box, barrier.multipliers,
         fallback=likelihood.init, curved=curved, wanted=task.wanted, alone=alone,

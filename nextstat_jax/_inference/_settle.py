@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._likelihood._protocol import Likelihood
+from .._minimize._box import active
 from .._minimize._implicit import Objective, Pins, attach, hessian_at_minimum, value_at_minimum
 from .._minimize._matrix import Spread, Symmetric, finite
-from .._minimize._newton import Minimum, active
+from .._minimize._newton import Minimum
 from ._search import box_of
 
 OBJECTIVE = Objective(

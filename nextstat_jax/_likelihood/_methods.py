@@ -17,6 +17,7 @@ from ._constraints import constraint_centers, constraint_widths
 from ._counts import Walls, bare, inside, make_walls, settled_walls, soft_walls, tighten
 from ._histfactory import Arrays, expected, expected_aux, rates, saturated
 from ._protocol import Attempts, Evaluation, Likelihood
+from ._segments import pick, take
 from ._starts import attempts
 
 
@@ -27,6 +28,18 @@ class Binned(Arrays, Likelihood):
     def kinks(self) -> Any:
         """Of the linear histosys and the exponential normsys codes."""
         return self.structure.derived.kinks
+
+    @property
+    def large(self) -> bool:
+        """Where it is laid out in pieces."""
+        return self.structure.pairs is not None
+
+    def poles(self, data: Array) -> Array | None:
+        """Those of Poisson constraints."""
+        s = self.structure
+        if len(s.poisson_params) == 0:
+            return None
+        return take(pick(data[s.n_bins :], s.poisson_aux), s.derived.poisson_of_param, 0.0) > 0
 
     def deviance(self, params: Array, data: Array, barrier: Walls | None = None) -> Array:
         """See ``Likelihood``; the other methods likewise."""

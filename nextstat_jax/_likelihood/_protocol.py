@@ -82,6 +82,15 @@ class Likelihood(Protocol):
         """The same in a form that it shares with others of about its size (``Common``), or None; on the host."""
         return None
 
+    def poles(self, data: Array) -> Array | None:
+        """Parameters towards whose value 0 the objective grows without bound: (n_params,); None where none is known."""
+        del data
+
+    @property
+    def large(self) -> bool:
+        """Whether fits take so long that their programs are compiled with all of XLA's care."""
+        return False
+
     def opened(self) -> Any:
         """The likelihood as a compiled function sees it."""
         return self

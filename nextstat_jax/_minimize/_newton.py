@@ -33,6 +33,7 @@ from jax import Array, lax
 
 from .._base._compiled import packed_while
 from . import _status
+from ._box import Box, active
 from ._matrix import Factor, Symmetric, blank, either
 
 MAX_STEPS = 500
@@ -67,18 +68,6 @@ class Problem(NamedTuple):
     tighten: Callable[[Any, Any, Array], tuple[Array, Array]]
     inside: Callable[[Any, Any], Array]
     bare: Callable[[Array, Any, Any, Array], Array]
-
-
-class Box(NamedTuple):
-    """Bounds, frozen parameters, and those in which the objective has a kink at 0; each of shape (n,).
-
-    The last two are boolean; ``kinks`` is None where nothing has one.
-    """
-
-    lower: Array
-    upper: Array
-    frozen: Array
-    kinks: Any = None
 
 
 class Minimum(NamedTuple):
@@ -171,11 +160,6 @@ class Tolerance(NamedTuple):
 def tolerance(dtype: Any) -> Tolerance:
     """The tolerances of a floating-point type."""
     return Tolerance(1e-9, 1e-18) if jnp.dtype(dtype) == jnp.float64 else Tolerance(1e-5, 1e-10)
-
-
-def active(box: Box, y: Array, gradient: Array) -> Array:
-    """Parameters that cannot move: frozen, or on a bound with the objective falling beyond it."""
-    return box.frozen | ((y <= box.lower) & (gradient >= 0)) | ((y >= box.upper) & (gradient <= 0))
 
 
 def minimize(
@@ -329,17 +313,6 @@ class _Loop(NamedTuple):
         kinked = jnp.where(rise > tolerance(y.dtype).near, 4.0 * rise * rise, 0.0)
         return _There(value, jnp.where(on, down, gradient), aux, kinked)
 
-    def box_at(self, s: _State) -> Box:
-        """The box of the next step: it ends at kinks, and what lies on one and stays there is frozen."""
-        box, y = self.box, s.y
-        if box.kinks is None:
-            return box
-        on = box.kinks & (y == 0)
-        right = box.kinks & ((y > 0) | (on & (s.gradient < 0)))
-        left = box.kinks & ((y < 0) | (on & (s.gradient > 0)))
-        lower, upper = jnp.where(right, jnp.maximum(box.lower, 0.0), box.lower), jnp.where(left, 0.0, box.upper)
-        return Box(lower, jnp.minimum(upper, box.upper), box.frozen | (on & (s.gradient == 0)))
-
     def _trial(self, halvings: Array) -> Array:
         """Halves the way from ``aim`` to ``start``, and takes ``aim`` itself at last."""
         last = halvings >= _START_HALVINGS - 1
@@ -348,13 +321,13 @@ class _Loop(NamedTuple):
         return jnp.where(way == 1, self.start, self.aim + way * (self.start - self.aim))
 
     def _moved(self, s: _State, step: _Step) -> Array:
-        box = self.box_at(s)
+        box = self.box.around(s.y, s.gradient)
         good = jnp.isfinite(step.p).all() & (s.purpose == _GO)
         return jnp.where(good & ~box.frozen, jnp.clip(s.y + step.p, box.lower, box.upper), s.y)
 
     def _step_of(self, s: _State, closing: Array) -> _Step:
         """The step of the kept factorization if it still serves, else that of a new one."""
-        box = self.box_at(s)
+        box = self.box.around(s.y, s.gradient)
         pinned = active(box, s.y, s.gradient)
         rhs = jnp.where(pinned, 0.0, -s.gradient)
         old = s.factor.solve(rhs)
@@ -367,7 +340,7 @@ class _Loop(NamedTuple):
 
     def _fresh(self, s: _State, closing: Array) -> _Step:
         """Factorizes and solves; parameters that would cross a bound are put on it and the rest is solved again."""
-        box = self.box_at(s)
+        box = self.box.around(s.y, s.gradient)
         pinned = active(box, s.y, s.gradient)
         hessian, positive = lax.cond(
             s.stale | closing,
@@ -432,7 +405,7 @@ def _judged(loop: _Loop, s: _State, step: _Step, y: Array, there: _There) -> _St
     again = s.purpose == _AGAIN
     good = jnp.isfinite(step.p).all() & ~again
     p = y - s.y
-    pinned = active(loop.box_at(s), s.y, s.gradient)
+    pinned = active(loop.box.around(s.y, s.gradient), s.y, s.gradient)
     edm = jnp.where(good, 0.5 * jnp.abs(jnp.where(pinned, 0.0, s.gradient * step.p).sum()), jnp.inf)
     near = edm < tol.near
     predicted = -(s.gradient @ p + 0.5 * p @ step.matrix.times(p))

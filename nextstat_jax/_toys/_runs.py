@@ -191,7 +191,8 @@ def _jitted(stage: Callable[..., Any], plan: Plan, treedef: Any, mesh: Mesh | No
         return stage(jax.tree.unflatten(treedef, leaves), source, first + numbers, *spread, plan)
 
     if mesh is None:
-        return jax.jit(run, compiler_options=quick_options())
+        large = jax.tree.unflatten(treedef, [None] * treedef.num_leaves).large
+        return jax.jit(run, compiler_options={} if large else quick_options())
     axis = P(*mesh.axis_names)
 
     def shard(*args: Any) -> tuple[Any, Any]:

@@ -9,8 +9,9 @@ import pytest
 from scipy import optimize
 
 from nextstat_jax._minimize import _status
+from nextstat_jax._minimize._box import Box
 from nextstat_jax._minimize._dense import Dense
-from nextstat_jax._minimize._newton import Box, Problem, minimize
+from nextstat_jax._minimize._newton import Problem, minimize
 
 
 def problem_of(function):
