@@ -51,12 +51,15 @@ from ._inference._stack import stack_patches as stack_patches
 from ._inference._yields import Yields as Yields
 from ._inference._yields import yields as yields
 from ._model._base import Model as Model
+from ._model._from_arrays import from_arrays as from_arrays
 from ._model._model import HistFactoryModel as HistFactoryModel
 from ._model._model import Parameter as Parameter
 from ._model._model import asimov_data as asimov_data
 from ._model._reading import from_pyhf as from_pyhf
 from ._model._reparametrized import Reparametrized as Reparametrized
 from ._model._reparametrized import reparametrize as reparametrize
+from ._model._saved import load_model as load_model
+from ._model._saved import save_model as save_model
 from ._toys._distributions import ToyDistributions as ToyDistributions
 from ._toys._hypotest import hypotest as hypotest
 from ._toys._results import ToyFits as ToyFits

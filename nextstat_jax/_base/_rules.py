@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ._errors import WorkspaceError
 
@@ -48,20 +48,20 @@ def quote(text: str, limit: int = 60) -> str:
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text)} characters)"
 
 
-def require_finite(values: Sequence[float], path: str) -> None:
+def require_finite(values: Any, path: str) -> None:
     """Refuse NaN and infinities."""
     # One sum settles the usual case in C; it may overflow for legal values, hence the second look.
-    if math.isfinite(sum(values)):
+    if math.isfinite(values.sum() if hasattr(values, "sum") else sum(values)):  # an array has one of its own
         return
     for index, value in enumerate(values):
         if not math.isfinite(value):
             fail(f"{path}[{index}]", describe(value), "a finite number")
 
 
-def require_non_negative(values: Sequence[float], path: str, what: str) -> None:
+def require_non_negative(values: Any, path: str, what: str) -> None:
     """Refuse values below zero, and those that are not finite."""
     require_finite(values, path)
-    if min(values, default=0.0) < 0.0:
+    if (values.min(initial=0.0) if hasattr(values, "min") else min(values, default=0.0)) < 0.0:
         index = next(i for i, value in enumerate(values) if value < 0.0)
         fail(f"{path}[{index}]", describe(values[index]), f"{what} of zero or more")
 
@@ -73,7 +73,7 @@ def require_positive(values: Sequence[float], path: str, what: str) -> None:
             fail(f"{path}[{index}]", describe(value), f"a positive {what}")
 
 
-def require_length(values: Sequence[object], length: int, path: str, because: str) -> None:
+def require_length(values: Any, length: int, path: str, because: str) -> None:
     """Refuse an array whose length differs from the number of bins or parameters it stands for."""
     if len(values) != length:
         fail(path, f"{len(values)} {'entry' if len(values) == 1 else 'entries'}", f"{length}, {because}")

@@ -281,42 +281,35 @@ def _propagate(likelihood: HistFactory, channel_bins: tuple[int, ...], params: A
         return _Sums(cells, rows, bins, scatter_sum(bins, channel, len(channel_bins)))
 
     if isinstance(spread, ArrowSpread):
-        variances = _of_arrow(s, channel, len(channel_bins), spread, partial(_cells, likelihood), params)
+        variances = _of_arrow(s, channel, len(channel_bins), spread, lambda x: rates(likelihood, x), params)
     else:
         variances = jax.tree.map(lambda j: (spread.times(j.T).T * j).sum(-1), jax.jacfwd(summed)(params))
     return summed(params), jax.tree.map(standard_deviation, variances)
 
 
-def _cells(likelihood: HistFactory, params: Array) -> Array:
-    return rates(likelihood, params).cells
-
-
-def _of_arrow(s: Any, channel: np.ndarray, n_channels: int, spread: ArrowSpread, cells: Any, params: Array) -> _Sums:
+def _of_arrow(s: Any, channel: np.ndarray, n_channels: int, spread: ArrowSpread, of: Any, params: Array) -> _Sums:
     """Variances of yields where most parameters act on one bin.
 
     With the border's parameters given, those of different bins vary independently: what is left of a derivative by the
     border, once the bins' own parameters follow it, meets the border's covariance, and each bin adds its own.
     """
-    b = len(spread.rows.border)
-    moved = jax.vmap(lambda v: jax.jvp(cells, (params,), (v,))[1])(spread.rows.directions(params.dtype))
-    place = s.pieces.place_of_bin[s.cell_bins]
-    border, own = moved[:b], moved[b:]
-    for k, x in enumerate(own):
-        border = border - spread.slope[:, place, k] * x
+    moved = jax.vmap(lambda v: jax.jvp(of, (params,), (v,))[1])(spread.rows.directions(params.dtype))
 
-    def by_border(x: Array) -> Array:
-        return ((spread.border @ x.T).T * x).sum(1)
+    def parted(x: Array, place: np.ndarray) -> tuple[Array, Array]:
+        """Derivatives by the border, shape (m, b), and the variance that the bins' own parameters add."""
+        border, own = x[: len(spread.rows.border)], x[len(spread.rows.border) :]
+        for k, slope in enumerate(own):
+            border = border - spread.slope[:, place, k] * slope
+        return border.T, jnp.einsum("km,mkl,lm->m", own, spread.inner[place], own)
 
-    def inside(x: Array, where: np.ndarray) -> Array:
-        return jnp.einsum("km,mkl,lm->m", x, spread.inner[where], x)
+    def variances(parts: tuple[Array, Array], groups: Any = None, n_groups: int = 0) -> Array:
+        x, own = parts if groups is None else (scatter_sum(part, groups, n_groups) for part in parts)
+        return ((spread.border @ x.T).T * x).sum(1) + own
 
-    by_bin = [scatter_sum(x.T, s.cell_bins, s.n_bins) for x in (border, own)]
-    of_cells, of_bins = inside(own, place), inside(by_bin[1].T, s.pieces.place_of_bin)
+    cells = parted(moved.cells, s.pieces.place_of_bin[s.cell_bins])
+    bins = parted(moved.bins, s.pieces.place_of_bin)
     return _Sums(
-        by_border(border.T) + of_cells,
-        by_border(scatter_sum(border.T, s.cell_rows, s.n_rows)) + scatter_sum(of_cells, s.cell_rows, s.n_rows),
-        by_border(by_bin[0]) + of_bins,
-        by_border(scatter_sum(by_bin[0], channel, n_channels)) + scatter_sum(of_bins, channel, n_channels),
+        variances(cells), variances(cells, s.cell_rows, s.n_rows), variances(bins), variances(bins, channel, n_channels)
     )
 
 

@@ -164,7 +164,7 @@ class ShiftPieces:
         dp, dq = (take(x, self.shifts, 0.0)[:, :, None] for x in (dp, dq))
         return (shifts[:, 0] * dp + shifts[:, 1] * dq) * self.picked(self.pieces.of_cells(scale))[:, None]
 
-    def picked(self, x: Any) -> Array:
+    def picked(self, x: Any) -> Any:
         """Of numbers by cell, shape (G, S, B), those of each bundle's row, shape (C, B)."""
         return x.reshape(-1, x.shape[2])[self._place]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from .._base._doors import no_type_check
 from .._base._errors import ModelError
 from .._base._threads import limit_lapack_threads
 from .._likelihood._binned import HistFactory
-from .._workspace._records import Workspace, read_workspace
+from .._workspace._records import Measurement, Workspace, read_workspace
 from ._compile import compile_workspace
 from ._model import HistFactoryModel
 
@@ -75,16 +75,24 @@ def from_pyhf(
     """
     kind = _dtype(dtype)
     spec = read_workspace(workspace, patch)
-    compiled = compile_workspace(
-        spec,
-        spec.measurement(measurement),
-        normsys=normsys,
-        histosys=histosys,
-        clip_sample_data=clip_sample_data,
-        clip_bin_data=clip_bin_data,
-        dtype=kind,
-        poi=_poi(spec, measurement, poi),
-    )
+    options = Options(normsys, histosys, kind, clip_sample_data, clip_bin_data)
+    return model_of(spec, spec.measurement(measurement), _poi(spec, measurement, poi), options)
+
+
+class Options(NamedTuple):
+    """How a workspace becomes a model; as in ``from_pyhf``."""
+
+    normsys: str
+    histosys: str
+    dtype: Any
+    clip_sample_data: Any
+    clip_bin_data: Any
+
+
+def model_of(spec: Workspace, measurement: Measurement, poi: str | None, options: Options) -> HistFactoryModel:
+    """The model of a workspace and one of its measurements, checked."""
+    kind = _dtype(options.dtype)
+    compiled = compile_workspace(spec, measurement, poi=poi, **options._replace(dtype=kind)._asdict())
     names = compiled.names
     if names.poi is not None and names.poi not in names.parameters:
         close = difflib.get_close_matches(str(names.poi), names.parameters, n=3, cutoff=0.4)

@@ -49,7 +49,7 @@ class Modifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         """The name of its type."""
         return _tag(self.__class__)
 
-    def arrays(self) -> tuple[tuple[str, Floats], ...]:
+    def arrays(self) -> tuple[tuple[str, Any], ...]:
         """Return the arrays over bins that this modifier holds, each with its key."""
         return ()
 
@@ -77,7 +77,7 @@ class UncertaintyModifier(Modifier, frozen=True):
         """Check that no uncertainty is negative."""
         require_non_negative(self.data, "$.data", "an uncertainty")
 
-    def arrays(self) -> tuple[tuple[str, Floats], ...]:
+    def arrays(self) -> tuple[tuple[str, Any], ...]:
         """Return the uncertainties."""
         return (("data", self.data),)
 
@@ -314,7 +314,7 @@ class ModifierType:
         """Factors, or yields, at alpha = +1 and -1 from the data of a modifier with an interpolated effect."""
         raise TypeError(f"a {self.name} has no variations")
 
-    def uncertainties(self, data: Any) -> Sequence[float] | None:
+    def uncertainties(self, data: Any) -> Any:
         """Absolute uncertainties of the bins, where the constraints of the parameters follow from such."""
         del data
         return None

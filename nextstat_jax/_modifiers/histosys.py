@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .._base._rules import Floats, require_finite
+from .._base._rules import require_finite
 from ._base import Effect, Modifier, NonEmptyFloats
 from .normsys import Interpolated
 
@@ -38,7 +38,7 @@ class HistoSysModifier(Modifier, frozen=True, tag="histosys"):
 
     data: HistoSysData
 
-    def arrays(self) -> tuple[tuple[str, Floats], ...]:
+    def arrays(self) -> tuple[tuple[str, Any], ...]:
         """Return both variations."""
         return ("data.hi_data", self.data.hi_data), ("data.lo_data", self.data.lo_data)
 
@@ -49,7 +49,7 @@ class HistoSys(Interpolated):
     record = HistoSysModifier
     effect = Effect.SHIFT
 
-    def variations(self, data: Any, nominal: np.ndarray) -> tuple[Floats, Floats]:
+    def variations(self, data: Any, nominal: np.ndarray) -> tuple[Any, Any]:
         """The yields as the JSON gives them."""
         del nominal
         return data.hi_data, data.lo_data

@@ -50,7 +50,7 @@ class ShapeSys(ModifierType):
         super().require_shareable(use, known)
         fail(use.path, f"a shapesys name that {known.path} uses already", "a name of its own for each shapesys")
 
-    def uncertainties(self, data: Any) -> Sequence[float]:
+    def uncertainties(self, data: Any) -> Any:
         """As the JSON gives them."""
         return data
 

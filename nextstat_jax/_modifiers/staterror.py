@@ -66,7 +66,7 @@ class StatError(ModifierType):
                 )
         return sum(use.bins for use in reference[1])
 
-    def uncertainties(self, data: Any) -> Sequence[float]:
+    def uncertainties(self, data: Any) -> Any:
         """As the JSON gives them."""
         return data
 

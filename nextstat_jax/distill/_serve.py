@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from .._base._archive import atomic, read_npz, write_npz
 from .._base._checked import a_path, checked, texts
 from .._base._doors import no_type_check
 from .._base._errors import DatasetError, MissingExtraError
 from .._model._reading import require_x64
 from ._core import MOST, RECIPES, Core
-from ._files import atomic, read_npz, write_npz
 from ._reference import Reference
 from ._surrogate import Surrogate, check_surrogate
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
+from .._base._archive import atomic, first_line
 from .._base._checked import a_path, checked
 from .._base._doors import integer, no_type_check
 from .._base._errors import DatasetError
@@ -22,7 +23,7 @@ from .._batches._run import Run
 from .._model._model import HistFactoryModel
 from ._dataset import Asked, Request, make_request
 from ._evaluate import Rows, Span, rows_of
-from ._files import NONFINITE, UNREADABLE, atomic, first_line, read_part, schema_metadata, table_of
+from ._files import NONFINITE, UNREADABLE, read_part, schema_metadata, table_of
 from ._parts import FORMAT, MANIFEST, part_files, part_name, read_manifest
 
 # A part of this many numbers is a file of about 100 MB, which readers like.

@@ -26,11 +26,15 @@ def model_of(name, **options):
         return nextstat.from_pyhf(OWN / f"{name}.json", **options)
 
 
+def hessian_of(likelihood, params, data, walls=None):
+    return likelihood.hessian(params, data, walls).dense()
+
+
 @cache
 def compiled():
     plain_gradient = jax.jit(lambda *a: jax.grad(_histfactory.deviance, argnums=1)(*a))
     plain_hessian = jax.jit(lambda *a: jax.hessian(_histfactory.deviance, argnums=1)(*a))
-    return plain_gradient, plain_hessian, jax.jit(_derivatives.value_and_gradient), jax.jit(_derivatives.hessian)
+    return plain_gradient, plain_hessian, jax.jit(_derivatives.value_and_gradient), jax.jit(hessian_of)
 
 
 def points(model, seed=0):
