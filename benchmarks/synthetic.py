@@ -89,3 +89,50 @@ def _shape(rng: np.random.Generator, nominal: list[float]) -> dict:
 def _observation(rng: np.random.Generator, channel: dict) -> dict:
     expected = np.sum([sample["data"] for sample in channel["samples"]], axis=0)
     return {"name": channel["name"], "data": [float(n) for n in rng.poisson(expected)]}
+
+
+def binned(n_bins: int, n_systematics: int, seed: int = 0) -> dict:
+    """Make a workspace of many bins: channels of up to 50, each bin with a statistical uncertainty.
+
+    Args:
+        n_bins: Bins of all channels; rounded to whole channels beyond 50.
+        n_systematics: Each touches a third of the samples: a third of them in rate, a third in shape, a third in both.
+        seed: As in `generate`.
+
+    Returns:
+        A pyhf workspace whose POI is ``mu``.
+    """
+    rng = np.random.default_rng(seed)
+    n_channels = max(1, round(n_bins / 50))
+    x = np.linspace(0.0, 1.0, n_bins // n_channels)
+    channels = []
+    for index in range(n_channels):
+        shapes = {"signal": 10.0 * np.exp(-50.0 * (x - 0.6) ** 2) + 0.5}
+        shapes |= {name: 100.0 * rng.uniform(0.5, 1.5) * np.exp(-2.0 * x) for name in BACKGROUNDS}
+        factors = {"signal": [_factor("mu")], "ttbar": [_factor("norm_ttbar")]}
+        samples = [_sample(name, y.round(4), list(factors.get(name, [])), 0.03) for name, y in shapes.items()]
+        for sample in samples:
+            sample["modifiers"].append({"name": f"stat_{index}", "type": "staterror", "data": sample.pop("stat")})
+        channels.append({"name": f"channel_{index:05d}", "samples": samples})
+    rows = [sample for channel in channels for sample in channel["samples"]]
+    for k in range(n_systematics):
+        hit = rng.random(len(rows)) < 1 / 3
+        hit[rng.integers(len(rows))] = True
+        for row in np.flatnonzero(hit).tolist():
+            y, modifiers = np.array(rows[row]["data"]), rows[row]["modifiers"]
+            if k % 3 != 1:
+                hi, lo = 1.0 + rng.uniform(0.005, 0.05), 1.0 - rng.uniform(0.005, 0.05)
+                modifiers.append({"name": f"sys_{k}", "type": "normsys", "data": {"hi": hi, "lo": lo}})
+            if k % 3 != 0:
+                tilt = rng.normal(0.0, 0.02) * np.linspace(-1.0, 1.0, len(x)) + rng.normal(0.0, 0.005)
+                both = {
+                    "hi_data": (y * (1.0 + tilt)).round(5).tolist(),
+                    "lo_data": (y * (1.0 - tilt)).round(5).tolist(),
+                }
+                modifiers.append({"name": f"sys_{k}", "type": "histosys", "data": both})
+    return {
+        "channels": channels,
+        "observations": [_observation(rng, channel) for channel in channels],
+        "measurements": [{"name": "measurement", "config": {"poi": "mu", "parameters": []}}],
+        "version": VERSION,
+    }

@@ -66,11 +66,7 @@ def from_arrays(
         shapefactors: For each name the blocks that it multiplies: one free parameter for each bin.
         parameters: What a measurement may say of a parameter, by name: ``{"sys": {"fixed": True}}``, with the keys
             ``inits``, ``bounds``, ``fixed``, ``auxdata``, ``sigmas`` and ``factors`` of pyhf's configurations.
-        normsys: As in ``from_pyhf``, like the other options.
-        histosys: Likewise.
-        dtype: Likewise.
-        clip_sample_data: Likewise.
-        clip_bin_data: Likewise.
+        normsys, histosys, dtype, clip_sample_data, clip_bin_data: As in ``from_pyhf``.
 
     Returns:
         The model. ``save_model`` writes it to a file.
