@@ -158,7 +158,7 @@ def _draw(rows: list[dict], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     lines = {
         "read": "reading the JSON", "first_fit": "first fit, with compiling", "limits": "six limits", "fit": "fit",
         "nll_gradient": "NLL + gradient",
@@ -177,7 +177,7 @@ def _draw(rows: list[dict], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("seconds")
-    axes[1].legend(loc="upper left", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
 
 

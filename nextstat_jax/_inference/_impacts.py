@@ -152,8 +152,9 @@ def impacts(
     init: ArrayLike | None = None,
     fixed: Mapping[str, ArrayLike] | None = None,
     method: str = "refit",
+    parameters: Sequence[str] | None = None,
 ) -> Impacts:
-    """Impacts of all nuisance parameters on the parameter of interest.
+    """Impacts of nuisance parameters on the parameter of interest.
 
     Each is held at its best fit plus and minus its post-fit uncertainty, and its pre-fit width, and everything else is
     fitted again: four fits a parameter, all in batches. A value beyond a bound is the bound.
@@ -165,18 +166,22 @@ def impacts(
         fixed: Parameters to hold, as in ``fit``; they have no impact.
         method: ``"refit"``, or ``"linear"``: from the covariance, ``C_mu,k / sigma_k``, at no more cost than a fit and
             exact where the likelihood is Gaussian.
+        parameters: Names of nuisance parameters, or patterns of such (``"jet_*"``): of many thousands of Monte Carlo
+            parameters nobody wants the impacts of each. All that can move by default.
 
     Returns:
         ``Impacts``, differentiable with respect to model and data.
 
     Raises:
         ModelError: Without a parameter of interest, or for wrong shapes.
-        FitError: For an unknown method.
+        FitError: For an unknown method, or a name or pattern that no nuisance parameter has.
     """
     about = subject(model, data, fixed, free_poi=True)
     one_of(method, METHODS, "method")
     assert about.poi is not None
     nuisances = _movable(about)
+    if parameters is not None:
+        nuisances = tuple(_matching(about.names, nuisances, parameters, "parameters"))
     kind = Refitted if method == "refit" and nuisances else Linear
     asked = kind(about.place[None], index_array(*nuisances))
     told = ask(asked, facts_of(about), check_start(about, init))
@@ -255,6 +260,8 @@ class _Ranking(Question):
     def widened(self, common: Common) -> _Ranking:
         """As many nuisance parameters as there can be: those that are added cannot move."""
         still = np.flatnonzero(np.asarray(common.frozen) > 0)
+        # Where nothing is held, that of which only some are wanted is asked for again.
+        still = still if len(still) else np.asarray(self.nuisances)[:1]
         missing = common.level.params - 1 - len(self.nuisances)
         return replace(self, nuisances=index_array(*map(int, (*self.nuisances, *np.resize(still, missing)))))
 
@@ -423,14 +430,19 @@ def _members(model: Model, names: tuple[str, ...], nuisances: tuple[int, ...], g
         raise FitError(f"groups is a {type(groups).__name__}: give a mapping from group names to parameter names")
     found: dict[str, list[int]] = {}
     for group, patterns in groups.items():
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise FitError(f"group {group!r} is {patterns!r:.60}: give names or patterns of parameters")
-        chosen: set[int] = set()
-        for pattern in patterns:
-            matching = {k for k in nuisances if names[k] == pattern or fnmatchcase(names[k], pattern)}
-            if not matching:
-                raise FitError(f"group {group!r}: no nuisance parameter that can move is called {pattern!r}")
-            chosen |= matching
-        found[group] = sorted(chosen)
+        found[group] = _matching(names, nuisances, patterns, f"group {group!r}")
     return found
+
+
+def _matching(names: tuple[str, ...], nuisances: tuple[int, ...], patterns: Any, what: str) -> list[int]:
+    """Indices of the nuisance parameters that names or patterns mean."""
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise FitError(f"{what} is {patterns!r:.60}: give names or patterns of parameters")
+    chosen: set[int] = set()
+    for pattern in patterns:
+        matching = {k for k in nuisances if names[k] == pattern or fnmatchcase(names[k], pattern)}
+        if not matching:
+            raise FitError(f"{what}: no nuisance parameter that can move is called {pattern!r}")
+        chosen |= matching
+    return sorted(chosen)

@@ -164,31 +164,28 @@ def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
     one, many = t.rows.split(curvature)
     # Each local parameter: what it multiplies, and by how much that moves its bin.
     inverse = t.rows.split(p.inverse)[1]
-    yields = [jnp.where(slot, laid.cells, 0.0) for slot in t.slots]
-    own = [x.sum(1).reshape(n) * inverse[:, k] for k, x in enumerate(yields)]
+    k = inverse.shape[1]
+    yields = jnp.where(t.slots, laid.cells, 0.0)
+    own = yields.sum(2).reshape(k, n) * inverse.T
     weight, slope = (s.pieces.of_bins(x).reshape(n) for x in (p.curvature, p.slope))
     # XLA would compute what stands here again for each of its uses, element by element.
-    jacobian, weight, slope, inverse, own = lax.optimization_barrier((laid.jacobian(), weight, slope, inverse, own))
-    flat = jacobian.reshape(b, n)
-    weights = lax.optimization_barrier([(weight * x, slope * inverse[:, k]) for k, x in enumerate(own)])
+    flat, first, second = lax.optimization_barrier(
+        (laid.jacobian().reshape(b, n), weight * own, slope * inverse.T)
+    )  # fmt: skip
     squares = (flat * weight) @ flat.T + jnp.diag(one)
     exact = squares + _second(likelihood, t, p, sums, laid, slope)
-    across = [flat * first for first, _ in weights]
+    across = [flat * x for x in first]
     theirs = [
         flat if whole else laid.jacobian(slot).reshape(b, n) for slot, whole in zip(t.slots, t.whole, strict=True)
     ]
-    mixed = [flat * first + mine * second for mine, (first, second) in zip(theirs, weights, strict=True)]
-    blocks = _blocks([[weight * x * y for y in own] for x in own], many)
+    mixed = [x + mine * y for x, mine, y in zip(across, theirs, second, strict=True)]
+    diagonal = jnp.eye(k, dtype=bool)
+    blocks = jnp.einsum("in,jn->nij", first, own) + jnp.where(diagonal, many[:, :, None], 0.0)
     bent = blocks
-    if len(t.slots) > 1:
-        pairs = [
-            [
-                0.0 * slope if i == j else jnp.where(slot, x, 0.0).sum(1).reshape(n) * slope
-                for j, slot in enumerate(t.slots)
-            ]
-            for i, x in enumerate(yields)
-        ]
-        bent = blocks + _blocks(pairs, jnp.zeros_like(many)) * inverse[:, :, None] * inverse[:, None, :]
+    if k > 1:
+        both = jnp.einsum("igsb,jgsb->gbij", yields, jnp.asarray(t.slots, yields.dtype)).reshape(n, k, k)
+        both = both * second.T[:, :, None] * inverse[:, None, :]
+        bent = blocks + jnp.where(diagonal, 0.0, both)
     return (
         Arrow(exact, _stacked(mixed, flat), bent, t.rows),
         Arrow(squares, _stacked(across, flat), blocks, t.rows),
@@ -198,15 +195,6 @@ def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None
 def _stacked(parts: list[Array], like: Array) -> Array:
     """Of k arrays of shape (b, N), one of shape (b, N, k)."""
     return jnp.stack(parts, axis=2) if parts else jnp.zeros((*like.shape, 0), like.dtype)
-
-
-def _blocks(parts: list[list[Array]], diagonal: Array) -> Array:
-    """Of k x k arrays of shape (N,), one of shape (N, k, k), with something on its diagonals."""
-    n, k = diagonal.shape
-    if not k:
-        return jnp.zeros((n, 0, 0), diagonal.dtype)
-    whole = jnp.stack([jnp.stack(line, 1) for line in parts], 1)
-    return whole + diagonal[:, :, None] * jnp.eye(k, dtype=diagonal.dtype)
 
 
 def _second(likelihood: Arrays, t: Tables, p: Parts, sums: Any, laid: _Laid, slope: Array) -> Array:

@@ -66,7 +66,11 @@ def from_arrays(
         shapefactors: For each name the blocks that it multiplies: one free parameter for each bin.
         parameters: What a measurement may say of a parameter, by name: ``{"sys": {"fixed": True}}``, with the keys
             ``inits``, ``bounds``, ``fixed``, ``auxdata``, ``sigmas`` and ``factors`` of pyhf's configurations.
-        normsys, histosys, dtype, clip_sample_data, clip_bin_data: As in ``from_pyhf``.
+        normsys: As in ``from_pyhf``, like the other options.
+        histosys: Likewise.
+        dtype: Likewise.
+        clip_sample_data: Likewise.
+        clip_bin_data: Likewise.
 
     Returns:
         The model. ``save_model`` writes it to a file.
@@ -100,9 +104,7 @@ def from_arrays(
     found.numbers("normsys", "rates", rates, _rate)
     found.numbers("histosys", "shapes", shapes, _shape)
     found.numbers("shapesys", "shapesys", shapesys, _array)
-    for block, value in _mapping(staterror, "staterror").items():
-        where = f"staterror[{block!r}]"
-        found.add(block, "staterror", f"staterror_{_block(block)[0]}", _array(value, where), where)
+    found.statistical(staterror)
     counts = {name: _array(value, f"observed[{name!r}]") for name, value in _mapping(observed, "observed").items()}
     measurement = Measurement("arrays", MeasurementConfig(poi or "", _configurations(parameters)))
     spec = _workspace(blocks, found, counts, measurement)
@@ -148,6 +150,12 @@ class _Modifiers:
                 with _located(f"{where}: "):
                     numbers = data(value, where)
                 self.add(block, kind, name, numbers, where)
+
+    def statistical(self, given: Any) -> None:
+        """One for each block, named after its channel."""
+        for block, value in _mapping(given, "staterror").items():
+            where = f"staterror[{block!r}]"
+            self.add(block, "staterror", f"staterror_{_block(block)[0]}", _array(value, where), where)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def rank_impact(
     init: ArrayLike | None = None,
     fixed: Mapping[str, ArrayLike] | None = None,
     method: str | None = None,
+    parameters: Sequence[str] | None = None,
     sort_by: str = "total",
     top_n: int | None = None,
     ascending: bool = False,
@@ -44,6 +45,7 @@ def rank_impact(
         init: Where the unconditional fit starts, as in ``fit``.
         fixed: Parameters to hold, as in ``fit``; they are not ranked.
         method: As in ``impacts``: ``"refit"``, the default, or ``"linear"``.
+        parameters: Names or patterns of those to rank, as in ``impacts``; all by default.
         sort_by: ``"total"``, ``"up"``, ``"down"`` (sizes of the post-fit impacts), ``"pull"`` (its size),
             ``"constraint"`` or ``"name"``.
         top_n: How many to return; all by default.
@@ -80,7 +82,8 @@ def rank_impact(
     one_of(sort_by, _KEYS, "sort_by")
     if top_n is not None:
         integer(top_n, "top_n")
-    result = _impacts_of(model, {"data": data, "init": init, "fixed": fixed, "method": method})
+    given = {"data": data, "init": init, "fixed": fixed, "method": method, "parameters": parameters}
+    result = _impacts_of(model, given)
     columns = _columns(result)
     order = _order(columns, sort_by, ascending)[:top_n]
     rows = zip(*(column[order].tolist() for column in columns.values()), strict=True)
@@ -132,6 +135,7 @@ def rank_impact_df(
     init: ArrayLike | None = None,
     fixed: Mapping[str, ArrayLike] | None = None,
     method: str | None = None,
+    parameters: Sequence[str] | None = None,
     sort_by: str = "total",
     top_n: int | None = None,
     ascending: bool = False,
@@ -149,6 +153,7 @@ def rank_impact_df(
         init=init,
         fixed=fixed,
         method=method,
+        parameters=parameters,
         sort_by=sort_by,
         top_n=top_n,
         ascending=ascending,

@@ -59,6 +59,19 @@ def test_impacts_are_those_of_conditional_fits(model, result):
         assert float(result.constraint[k]) == pytest.approx(post / width, rel=1e-7)
 
 
+def test_impacts_of_some_parameters_are_those_of_all(model, result):
+    some = impacts(model, parameters=["tilt", "mc*"])
+    places = [result.names.index(name) for name in some.names]
+    assert some.names == tuple(name for name in result.names if name == "tilt" or name.startswith("mc"))
+    assert len(some.names) < len(result.names)
+    for name in ("pre_up", "pre_down", "post_up", "post_down", "pull", "constraint"):
+        np.testing.assert_allclose(getattr(some, name), getattr(result, name)[np.array(places)], atol=1e-9)
+    with pytest.raises(nextstat.FitError, match="nobody"):
+        impacts(model, parameters=["nobody"])
+    with pytest.raises(nextstat.FitError, match="give names or patterns"):
+        impacts(model, parameters=3)
+
+
 def test_linear_impacts_come_from_the_covariance(model, result):
     linear = impacts(model, method="linear")
     fit = nextstat.fit(model)
