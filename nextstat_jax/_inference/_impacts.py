@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple
@@ -436,11 +436,14 @@ def _members(model: Model, names: tuple[str, ...], nuisances: tuple[int, ...], g
 
 def _matching(names: tuple[str, ...], nuisances: tuple[int, ...], patterns: Any, what: str) -> list[int]:
     """Indices of the nuisance parameters that names or patterns mean."""
-    patterns = (patterns,) if isinstance(patterns, str) else patterns
-    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+    try:
+        wanted = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    except TypeError:
+        wanted = (patterns,)
+    if not all(isinstance(pattern, str) for pattern in wanted):
         raise FitError(f"{what} is {patterns!r:.60}: give names or patterns of parameters")
     chosen: set[int] = set()
-    for pattern in patterns:
+    for pattern in wanted:
         matching = {k for k in nuisances if names[k] == pattern or fnmatchcase(names[k], pattern)}
         if not matching:
             raise FitError(f"{what}: no nuisance parameter that can move is called {pattern!r}")

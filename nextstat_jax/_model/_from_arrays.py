@@ -91,7 +91,7 @@ def from_arrays(
         ...     staterror={("SR", "background"): [2.0, 1.5]},
         ... )
         >>> model.parameter_names()
-        ['mu', 'tilt', 'staterror_SR[0]', 'staterror_SR[1]']
+        ['tilt', 'mu', 'staterror_SR[0]', 'staterror_SR[1]']
     """
     blocks = {_block(key): _array(value, f"nominal[{key!r}]") for key, value in _mapping(nominal, "nominal").items()}
     if not blocks:
