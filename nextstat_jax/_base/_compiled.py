@@ -80,11 +80,8 @@ class Compiled:
         program = self._programs.get(place)
         if program is not None:
             return program(*args)
-        file = (
-            _cache.file_of(self._function, args, (_QUICK if self._quick else {}, repr(place), self._about))
-            if self._kept
-            else None
-        )
+        about = _QUICK if self._quick else {}, repr(place), self._about
+        file = _cache.file_of(self._function, args, about) if self._kept else None
         program = None if file is None else _cache.load(file, args)
         if file is not None and program is not None:
             try:

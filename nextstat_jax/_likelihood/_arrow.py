@@ -7,6 +7,7 @@ the border and a column for each bin, and the Hessian of the many gammas is a nu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from ._counts import Walls
 from ._derivatives import Parts, constraint_gradient, parts_of, plain_gradient, second_derivatives, sums_of
 from ._histfactory import Arrays
 from ._segments import owned, take
-from ._structure import Structure, doubles, row_logs
+from ._structure import Structure, doubles, inverse_of, row_logs
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Tables:
 
     Attributes:
         rows: Which parameters are the border, and which the blocks.
+        factors: Place in the border of what multiplies each cell, b for none, shape (most, n_cells).
         logs: Where the logarithmic derivatives of the rows by the border stand, shape (n_rows, b).
         shifts: Place in the border of each histosys of the bundles, b for none, shape (C, K).
         slots: Cells that each local parameter of a bin multiplies, boolean, shape (k, G, S, B).
@@ -37,6 +39,7 @@ class Tables:
     """
 
     rows: Rows
+    factors: np.ndarray
     logs: np.ndarray
     shifts: np.ndarray
     slots: np.ndarray
@@ -45,33 +48,26 @@ class Tables:
     both: np.ndarray
 
 
+@lru_cache(maxsize=64)
 def tables_of(s: Structure) -> Tables:
-    """The tables of a structure that is laid out in pieces; kept with it."""
-    found = getattr(s, "_arrow", None)
-    if found is None:
-        found = _tables(s)
-        object.__setattr__(s, "_arrow", found)
-    return found
-
-
-def _tables(s: Structure) -> Tables:
+    """The tables of a structure that is laid out in pieces."""
     n, pieces = s.n_params, s.pieces
     g, _, b = pieces.shape
     border, local, bin_of_local = _split(s)
-    column = np.full(n + 1, len(border), np.int32)
-    column[border] = np.arange(len(border))
+    column = inverse_of(border, n + 1)
     by_place = np.append(local, n)[owned(pieces.place_of_bin[bin_of_local], g * b, len(local))].astype(np.int32)
     slots, whole = _slots(s, by_place)
-    in_border = column[s.cell_factors]
-    factor, cell = np.nonzero(in_border < len(border))
+    factors = column[s.cell_factors]
+    factor, cell = np.nonzero(factors < len(border))
     return Tables(
         Rows(n, border, by_place.T),
+        factors,
         row_logs(s, column[:n], len(border)),
         column[np.append(s.shift_params, n)[s.shift_layout.shifts]] if s.n_shifts else np.zeros((0, 0), np.int32),
         slots,
         whole,
-        np.stack([cell, in_border[factor, cell]], 1).astype(np.int32),
-        doubles(in_border, len(border)),
+        np.stack([cell, factors[factor, cell]], 1).astype(np.int32),
+        doubles(factors, len(border)),
     )
 
 
@@ -108,7 +104,7 @@ class _Laid:
     """What a Jacobian is made of, by piece.
 
     Attributes:
-        logs: Logarithmic derivatives of the samples by the border, shape (G, S, b).
+        logs: Logarithmic derivatives of the rows by the border, shape (n_rows, b).
         cells: Yields, shape (G, S, B).
         moved: Derivatives of the cells through each histosys, shape (C, K, B); None without histosys.
         inverse: 1 / parameter of the border where it multiplies yields, shape (b,).
@@ -125,10 +121,11 @@ class _Laid:
         """Derivatives of the bins by the border, shape (b, G, B); of some cells only, (G, S, B), if they are given."""
         t, s = self.tables, self.structure
         cells = self.cells if chosen is None else jnp.where(chosen, self.cells, 0.0)
-        total = jnp.zeros((self.logs.shape[2], cells.shape[0], cells.shape[2]), cells.dtype)
+        logs = take(self.logs, s.pieces.rows, 0.0)
+        total = jnp.zeros((logs.shape[2], cells.shape[0], cells.shape[2]), cells.dtype)
         there = range(cells.shape[1]) if chosen is None else np.flatnonzero(chosen.any((0, 2))).tolist()
         for k in there:
-            total = total + self.logs[:, k].T[:, :, None] * cells[:, k]
+            total = total + logs[:, k].T[:, :, None] * cells[:, k]
         if self.moved is not None:
             moved = self.moved
             if chosen is not None:
@@ -144,16 +141,16 @@ class _Laid:
 
 def _laid(likelihood: Arrays, t: Tables, p: Parts) -> _Laid:
     s = likelihood.structure
-    log_rows = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), t.logs, 0.0)
+    logs = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), t.logs, 0.0)
     moved = None
     if s.n_shifts:
         moved = s.shift_layout.moved(likelihood.shifts, p.basis.dp, p.basis.dq, p.scale)
     inverse = p.inverse[t.rows.border]
-    return _Laid(t, s, take(log_rows, s.pieces.rows, 0.0), s.pieces.of_cells(p.cells), moved, inverse)
+    return _Laid(t, s, logs, s.pieces.of_cells(p.cells), moved, inverse)
 
 
-def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Arrow, Arrow]:
-    """Second derivatives of the deviance, and their positive semidefinite part, as in ``_derivatives``."""
+def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> tuple[Arrow, Arrow]:
+    """Second derivatives of the deviance and their positive semidefinite part, as in ``_derivatives``; likewise."""
     s = likelihood.structure
     t = tables_of(s)
     p = parts_of(likelihood, params, data, walls)
@@ -200,8 +197,7 @@ def _stacked(parts: list[Array], like: Array) -> Array:
 def _second(likelihood: Arrays, t: Tables, p: Parts, sums: Any, laid: _Laid, slope: Array) -> Array:
     """Second derivatives of the yields by the border, times the slopes of their bins: shape (b, b)."""
     s = likelihood.structure
-    border = len(t.rows.border)
-    logs = take(jnp.concatenate([p.first.reshape(-1), p.inverse]), t.logs, 0.0)
+    border, logs = len(t.rows.border), laid.logs
     shift_rows = jnp.zeros_like(logs)
     weighted = None
     if laid.moved is not None:
@@ -210,39 +206,31 @@ def _second(likelihood: Arrays, t: Tables, p: Parts, sums: Any, laid: _Laid, slo
         shift_rows = shift_rows.at[where].add(weighted.sum(2), mode="drop")
     half = (0.5 * sums.rows[:, None] * logs + shift_rows).T @ logs
     if len(t.shared):
-        half = half + _shared(s, t, p, sums, logs, weighted)
+        half = half + _shared(laid, sums, weighted)
     diagonal = second_derivatives(likelihood, p, sums)[t.rows.border] + 2.0 * (logs * shift_rows).sum(0)
     return jnp.where(jnp.eye(border, dtype=bool), jnp.diag(diagonal), half + half.T)
 
 
-def _shared(s: Structure, t: Tables, p: Parts, sums: Any, logs: Array, weighted: Array | None) -> Array:
+def _shared(laid: _Laid, sums: Any, weighted: Array | None) -> Array:
     """The half of the mixed derivatives by gammas of the border, shape (b, b)."""
+    s, t, logs, inverse = laid.structure, laid.tables, laid.logs, laid.inverse
     cell, place = t.shared.T
-    border = len(t.rows.border)
-    inverse = p.inverse[t.rows.border]
+    border = len(inverse)
     spread = jnp.zeros((border, s.n_rows), logs.dtype).at[place, s.cell_rows[cell]].add(sums.cells[cell])
     half = spread @ logs
     if weighted is not None:
-        layout = s.shift_layout
-        column = np.full(s.n_params + 1, border, np.int32)
-        column[t.rows.border] = np.arange(border)
-        for owners in s.cell_factors:
-            theirs = layout.picked(np.append(column[owners], border)[s.pieces.cells])[:, None]
+        for owners in t.factors:
+            theirs = s.shift_layout.picked(np.append(owners, border)[s.pieces.cells])[:, None]
             half = half.at[theirs, t.shifts[:, :, None]].add(weighted, mode="drop")
     half = half * inverse[:, None]
     cell, one, other = t.both.T
     return half.at[one, other].add(0.5 * sums.cells[cell] * inverse[one] * inverse[other])
 
 
-def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> tuple[Arrow, Arrow]:
-    """Exact Hessian and its positive semidefinite part, for the minimizer; not to be differentiated."""
-    return _hessian(likelihood, params, data, walls)
-
-
 @jax.custom_jvp
 def hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Arrow:
     """d2(deviance) / d(params)2; its own derivatives are those of plain functions."""
-    return _hessian(likelihood, params, data, walls)[0]
+    return curvatures(likelihood, params, data, walls)[0]
 
 
 @hessian.defjvp

@@ -192,7 +192,7 @@ def value_gradient_and_rates(likelihood: Arrays, params: Array, data: Array) -> 
     return _value(likelihood, p, data, None), _slope(likelihood, p, data), p.bins
 
 
-def _hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None) -> tuple[Array, Array]:
+def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> tuple[Array, Array]:
     """Second derivatives of the deviance, and their positive semidefinite part, each of shape (n_params, n_params).
 
     The second is ``J^T diag(n / nu^2) J`` plus the constraints (Gauss and Newton's matrix): what is left when the
@@ -263,11 +263,6 @@ def second_derivatives(likelihood: Arrays, p: Parts, sums: Sums) -> Array:
     return _collect(likelihood, None, sums, entries, shifts)
 
 
-def curvatures(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> tuple[Array, Array]:
-    """Exact Hessian and its positive semidefinite part, for the minimizer; not to be differentiated."""
-    return _hessian(likelihood, params, data, walls)
-
-
 # The rules below give the written-out derivatives to JAX. A derivative of theirs (third order, or with respect to the
 # arrays) falls back on the plain functions, which are right for every input, a zero factor included.
 
@@ -294,7 +289,7 @@ def _gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 @jax.custom_jvp
 def hessian(likelihood: Arrays, params: Array, data: Array, walls: Walls | None = None) -> Array:
     """d2(deviance) / d(params)2, shape (n_params, n_params)."""
-    return _hessian(likelihood, params, data, walls)[0]
+    return curvatures(likelihood, params, data, walls)[0]
 
 
 @hessian.defjvp

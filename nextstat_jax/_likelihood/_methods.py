@@ -51,7 +51,7 @@ class Binned(Arrays, Likelihood):
 
     def hessian(self, params: Array, data: Array, barrier: Walls | None = None) -> Symmetric:
         """Written out from the structure."""
-        if self.structure.pairs is not None:
+        if self.large:
             return _arrow.hessian(self, params, data, barrier)
         return Dense(_derivatives.hessian(self, params, data, barrier))
 
@@ -61,14 +61,14 @@ class Binned(Arrays, Likelihood):
 
     def curvatures(self, params: Array, data: Array, barrier: Walls) -> tuple[Symmetric, Symmetric]:
         """The stand-in is Gauss and Newton's matrix."""
-        if self.structure.pairs is not None:
+        if self.large:
             return _arrow.curvatures(self, params, data, barrier)
         exact, positive = _derivatives.curvatures(self, params, data, barrier)
         return Dense(exact), Dense(positive)
 
     def independent(self, variances: Array) -> Spread:
         """A covariance without correlations, in the form of the Hessian's inverse."""
-        if self.structure.pairs is not None:
+        if self.large:
             return ArrowSpread.of_variances(variances, _arrow.tables_of(self.structure).rows)
         return DenseSpread(jnp.diag(variances))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ._segments import scatter_sum, take
+from ._segments import scatter_sum, take, within
 
 # A piece costs as much as this many bins, whatever is in it.
 _OVERHEAD = 8
@@ -40,13 +40,13 @@ class Pieces:
         # A channel is what begins with the same bin; its rows follow one another.
         first_bin, channel = np.unique(cell_bins[first_cell], return_inverse=True)
         n_rows_of = np.bincount(channel)
-        slot = _within(n_rows_of)
+        slot = within(n_rows_of)
         width = np.zeros(len(first_bin), int)
         width[channel] = length
         size = least_padded(width, _OVERHEAD, _LONGEST)
         count = -(-width // size)
         mine = np.repeat(np.arange(len(width)), count)
-        begin = _within(count) * size
+        begin = within(count) * size
         inside = begin[:, None] + np.arange(size)
         there = inside < width[mine][:, None]
         table = np.full((len(width), int(n_rows_of.max())), n_rows, np.int32)
@@ -109,11 +109,11 @@ class ShiftPieces:
         piece, slot = np.nonzero(pieces.rows < pieces.n_rows)
         of_row = pieces.rows[piece, slot]
         count = -(-per_row[of_row] // size)
-        bundle_row, within = np.repeat(of_row, count), _within(count)
+        bundle_row = np.repeat(of_row, count)
         self.rows, self.piece_of = bundle_row, np.repeat(piece, count)
         self._place = np.repeat(piece * s + slot, count)
         first = np.cumsum(per_row) - per_row
-        entry = within[:, None] * size + np.arange(size)
+        entry = within(count)[:, None] * size + np.arange(size)
         known = entry < per_row[bundle_row][:, None]
         padded = np.append(owners, n_shifts)
         self.shifts = padded[np.where(known, first[bundle_row][:, None] + entry, len(owners))].astype(np.int32)
@@ -121,15 +121,16 @@ class ShiftPieces:
         # The first bundle of a row in a piece, and the place of a histosys among those of its row.
         self._first_bundle = np.zeros(g * s, int)
         self._first_bundle[piece * s + slot] = np.cumsum(count) - count
-        self._codes, self._entry, self._size = rows * n_shifts + owners, _within(per_row), size
+        self._codes, self._entry, self._size = rows * n_shifts + owners, within(per_row), size
 
-    def places(self, part: int, shift: Any, cells: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Where the odd (0) or even (1) parts of a histosys, or of one for each cell, are on cells that it moves."""
+    def places(self, shift: Any, cells: np.ndarray) -> tuple[Any, Any]:
+        """Where the odd and the even parts of a histosys, or of one for each cell, are on cells that it moves."""
         g, s, b = np.unravel_index(self.pieces.place_of_cell[cells], self.pieces.shape)
         codes = self.pieces.row_of_cell[cells].astype(np.int64) * self.n_shifts + shift
         entry = self._entry[np.searchsorted(self._codes, codes)]
         bundle = self._first_bundle[g * self.pieces.shape[1] + s] + entry // self._size
-        return bundle, np.full_like(bundle, part), entry % self._size, b
+        odd, even = ((bundle, part, entry % self._size, b) for part in (0, 1))
+        return odd, even
 
     def heights(self, shifts: Array, p: Array, q: Array) -> Array:
         """What the histosys add to each cell, shape (n_cells,); ``p`` and ``q`` are their basis functions."""
@@ -173,20 +174,15 @@ class ShiftPieces:
         return shifts.reshape(c, two * k, b)
 
 
-def _within(count: np.ndarray) -> np.ndarray:
-    """0, 1, ... for each of some groups, one after the other."""
-    return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-
-
 class ShiftRows:
     """The histosys as rows of one matrix, shape (2, n_shifts, n_cells): the form of small likelihoods."""
 
     def __init__(self, n_shifts: int, n_cells: int, cell_bins: Any) -> None:
         self.shape, self._cell_bins = (2, n_shifts, n_cells), cell_bins
 
-    def places(self, part: int, shift: Any, cells: np.ndarray) -> tuple[Any, ...]:
+    def places(self, shift: Any, cells: np.ndarray) -> tuple[Any, Any]:
         """As for ``ShiftPieces``; the other methods likewise."""
-        return part, shift, cells
+        return (0, shift, cells), (1, shift, cells)
 
     def heights(self, shifts: Array, p: Array, q: Array) -> Array:
         """A product with the whole matrix."""

@@ -30,9 +30,13 @@ def owned(owners: np.ndarray, n_groups: int, fill: int) -> np.ndarray:
     order = np.argsort(owners, kind="stable")
     count = np.bincount(owners, minlength=n_groups)
     table = np.full((int(count.max(initial=0)), n_groups), fill, dtype=np.int32)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(count) - count, count)
-    table[within, owners[order]] = order
+    table[within(count), owners[order]] = order
     return table
+
+
+def within(count: np.ndarray) -> np.ndarray:
+    """0, 1, ... for each of some groups, given how large they are, one after the other."""
+    return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
 
 
 def chunked(groups: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:

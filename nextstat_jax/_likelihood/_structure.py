@@ -156,9 +156,9 @@ class Derived:
         free[s.normal_params] = free[s.poisson_params] = free[n] = False
         # Rows that a free factor multiplies.
         self.grows = free[s.row_factors].any(0) if len(s.row_factors) else np.zeros(s.n_rows, bool)
-        self.shift_of_param = _inverse(s.shift_params, n)
-        self.normal_of_param = _inverse(s.normal_params, n)
-        self.poisson_of_param = _inverse(s.poisson_params, n)
+        self.shift_of_param = inverse_of(s.shift_params, n)
+        self.normal_of_param = inverse_of(s.normal_params, n)
+        self.poisson_of_param = inverse_of(s.poisson_params, n)
         kinks = np.zeros(n + 1, bool)
         kinks[s.shift_params] |= has_kink(s.histosys)
         kinks[s.entry_params.reshape(-1)] |= has_kink(s.normsys)
@@ -176,7 +176,7 @@ class Derived:
     @cached_property
     def row_param_of_param(self) -> np.ndarray:
         """Place of each parameter among those that act on rows, beyond them for the others."""
-        return _inverse(self._row_params, self.n)
+        return inverse_of(self._row_params, self.n)
 
     @cached_property
     def _row_params(self) -> np.ndarray:
@@ -195,7 +195,7 @@ class Derived:
     @cached_property
     def gamma_of_param(self) -> np.ndarray:
         """Place of each parameter among the gammas, beyond them for the others."""
-        return _inverse(self.gammas, self.n)
+        return inverse_of(self.gammas, self.n)
 
     @cached_property
     def gamma_of_param_padded(self) -> np.ndarray:
@@ -252,7 +252,7 @@ class Derived:
         return doubles(self._structure.cell_factors, self.n)
 
 
-def _inverse(places: np.ndarray, n: int) -> np.ndarray:
+def inverse_of(places: np.ndarray, n: int) -> np.ndarray:
     """Where each of n numbers stands among some of them; beyond their end where it does not."""
     result = np.full(n, len(places), dtype=np.int32)
     result[places] = np.arange(len(places))

@@ -17,7 +17,7 @@ import numpy as np
 from .._base._doors import number, one_of
 from .._base._errors import ModelError
 from .._likelihood._interpolation import HISTOSYS_CODES, NORMSYS_CODES, factor_coefficients
-from .._likelihood._segments import chunked, owned, pad
+from .._likelihood._segments import chunked, owned, pad, within
 from .._likelihood._structure import Structure
 from .._modifiers import REGISTRY, Constraint, Effect, ModifierType, Occurrence, ParameterConfig, ParameterSet
 from .._workspace._records import Channel, Measurement, Sample, Workspace
@@ -389,9 +389,8 @@ def _shifts(
             low.append(np.asarray(down, dtype=np.float64))
             pairs.append((occurrence.row, k))
             row_names[occurrence.row].append(name)
-    lengths = [len(part) for part in high[1:]]
-    begin = np.array([rows[row].first_cell for row, _ in pairs], dtype=np.int64)
-    cells = np.repeat(begin - np.cumsum([0, *lengths])[:-1], lengths) + np.arange(sum(lengths))
+    lengths = np.array([len(part) for part in high[1:]], dtype=np.int64)
+    cells = np.repeat(np.array([rows[row].first_cell for row, _ in pairs], dtype=np.int64), lengths) + within(lengths)
     owners = np.repeat(np.array([k for _, k in pairs], dtype=np.int64), lengths)
     above, below = np.concatenate(high) - nominal[cells], np.concatenate(low) - nominal[cells]
     return {
@@ -410,8 +409,8 @@ def _laid_out(structure: Structure, shifts: dict[str, Any]) -> np.ndarray:
     layout = structure.shift_layout
     result = np.zeros(layout.shape)
     if len(shifts["cells"]):
-        for part, numbers in enumerate(shifts["parts"]):
-            result[layout.places(part, shifts["owners"], shifts["cells"])] = numbers
+        for places, numbers in zip(layout.places(shifts["owners"], shifts["cells"]), shifts["parts"], strict=True):
+            result[places] = numbers
     return result
 
 

@@ -24,7 +24,7 @@ from .._workspace._records import (
     check_measurement,
 )
 from ._model import HistFactoryModel
-from ._reading import Options, model_of
+from ._reading import Options, dtype_of, model_of
 
 Block = tuple[str, str]
 
@@ -108,7 +108,7 @@ def from_arrays(
     counts = {name: _array(value, f"observed[{name!r}]") for name, value in _mapping(observed, "observed").items()}
     measurement = Measurement("arrays", MeasurementConfig(poi or "", _configurations(parameters)))
     spec = _workspace(blocks, found, counts, measurement)
-    options = Options(normsys, histosys, dtype, clip_sample_data, clip_bin_data)
+    options = Options(normsys, histosys, dtype_of(dtype), clip_sample_data, clip_bin_data)
     return model_of(spec, check_measurement(spec, measurement), poi, options)
 
 

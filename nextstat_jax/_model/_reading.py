@@ -73,39 +73,38 @@ def from_pyhf(
         >>> print(model.expected_data([1.4]))
         [64.]
     """
-    kind = _dtype(dtype)
+    options = Options(normsys, histosys, dtype_of(dtype), clip_sample_data, clip_bin_data)
     spec = read_workspace(workspace, patch)
-    options = Options(normsys, histosys, kind, clip_sample_data, clip_bin_data)
     return model_of(spec, spec.measurement(measurement), _poi(spec, measurement, poi), options)
 
 
 class Options(NamedTuple):
-    """How a workspace becomes a model; as in ``from_pyhf``."""
+    """How a workspace becomes a model; as in ``from_pyhf``, and the type as ``dtype_of`` gives it."""
 
     normsys: str
     histosys: str
-    dtype: Any
+    dtype: np.dtype
     clip_sample_data: Any
     clip_bin_data: Any
 
 
 def model_of(spec: Workspace, measurement: Measurement, poi: str | None, options: Options) -> HistFactoryModel:
     """The model of a workspace and one of its measurements, checked."""
-    kind = _dtype(options.dtype)
-    compiled = compile_workspace(spec, measurement, poi=poi, **options._replace(dtype=kind)._asdict())
+    compiled = compile_workspace(spec, measurement, poi=poi, **options._asdict())
     names = compiled.names
     if names.poi is not None and names.poi not in names.parameters:
         close = difflib.get_close_matches(str(names.poi), names.parameters, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ModelError(f"poi={poi!r:.60}: there is no such parameter{hint}")
-    if kind == np.float64:
+    if options.dtype == np.float64:
         require_x64()
     limit_lapack_threads()
     arrays = jax.device_put(compiled.arrays)
     return HistFactoryModel(HistFactory(**arrays, structure=compiled.structure), compiled.names)
 
 
-def _dtype(dtype: Any) -> np.dtype:
+def dtype_of(dtype: Any) -> np.dtype:
+    """The floating-point type that an option means; ``ModelError`` for another."""
     try:
         # Of an array, or whatever has a dtype, NumPy would take that.
         named = isinstance(dtype, str | type | np.dtype)

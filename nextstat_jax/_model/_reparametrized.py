@@ -70,11 +70,6 @@ class Reparametrized(Model):
         return self.source.dtype
 
     @property
-    def large(self) -> bool:
-        """Whether the source is."""
-        return self.source.large
-
-    @property
     def n_new(self) -> int:
         """The first so many parameters are new, the others are kept from the source."""
         return len(self.names) - len(self.substitution.kept)

@@ -175,7 +175,7 @@ def _checked(key: Key, array: Array, target: _Target) -> Array:
 
 
 def _with_variation(shifts: Array, layout: Any, nominal: Array, target: _Target, value: Array) -> Array:
-    where = [layout.places(part, target.shift, target.places) for part in (0, 1)]
+    where = layout.places(target.shift, target.places)
     odd, even = (shifts[place] for place in where)
     up, down = even + odd, even - odd
     given = value - nominal[target.places]
